@@ -1,8 +1,8 @@
 """The course's own exercise, as published and with its error corrected.
 
-The exercise fits `make_classification(n_samples=500, n_features=5, n_classes=2)`, 30 % held out, in
-2000 iterations at α = 0.0001. As published it turns X into one sample per column with
-`reshape(-1, m)`, which scrambles samples and features, where it needs a transpose.
+The exercise fits `make_classification(n_samples=500, n_features=5, n_classes=2)`, 30% held out, in
+2000 iterations at α = 0.0001. As published, it arranges X as one sample per column with
+`reshape(-1, m)`, which scrambles samples and features; the correction is a transpose.
 """
 
 from __future__ import annotations

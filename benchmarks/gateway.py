@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import gateway_report, payloads
 from benchmarks.environments import InstallError, ensure_environment
-from benchmarks.load import Load, Request, load, send_once
+from benchmarks.load import LoadResult, Request, load, send_once
 from benchmarks.measurements import (
     BASELINE,
     BULK,
@@ -229,9 +229,8 @@ def measure_baseline(setup: Setup, plan: Plan, results: Results) -> None:
         check=True,
     )
     latencies = json.loads(process.stdout)
-    point = Point(
-        Load.from_latencies(latencies, sum(latencies), 0), cpu_seconds([setup.server]) - before
-    )
+    result = LoadResult.from_latencies(latencies, sum(latencies))
+    point = Point(result, cpu_seconds([setup.server]) - before)
     results.add(BASELINE, ONE_ROW[0], point)
     show_progress(BASELINE, ONE_ROW[0], point)
 

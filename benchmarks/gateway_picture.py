@@ -13,12 +13,12 @@ ACCENT = "#d1495b"
 
 
 def draw(results: Results, names: Sequence[str], path: Path) -> None:
-    """Draw a line for each peer with all measurements."""
+    """Draw a line for each peer that has every measurement."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    measured = [name for name in names if all(results.median(name, load) for load in ONE_ROW)]
+    measured = [name for name in names if all(results.median(name, w) for w in ONE_ROW)]
     with mpl.rc_context({"svg.hashsalt": "gateway", "font.size": 9}):
         figure = Figure(figsize=(8.5, 3.6), layout="constrained")
         rates, tails = figure.subplots(1, 2)
@@ -26,17 +26,17 @@ def draw(results: Results, names: Sequence[str], path: Path) -> None:
         for name in measured:
             color = ACCENT if name == OURS.name else next(others)
             width = 2.5 if name == OURS.name else 1.5
-            medians = [_median(results, name, load.connections) for load in ONE_ROW]
-            connections = [load.connections for load in ONE_ROW]
+            medians = [_median(results, name, w.connections) for w in ONE_ROW]
+            connections = [w.connections for w in ONE_ROW]
             style = {"color": color, "lw": width, "marker": "o", "ms": 4, "label": name}
             rates.plot(connections, [median.rate for median in medians], **style)
             tails.plot(connections, [median.p99 * 1e3 for median in medians], **style)
         for axes, title in (
-            (rates, "requests a second, one row each (more is better)"),
-            (tails, "99th percentile in ms (less is better)"),
+            (rates, "requests/s, one row each (higher is better)"),
+            (tails, "99th percentile of the latency in ms (lower is better)"),
         ):
             axes.set(xscale="log", yscale="log", xlabel="connections", title=title)
-            axes.set_xticks([load.connections for load in ONE_ROW], minor=False)
+            axes.set_xticks([w.connections for w in ONE_ROW], minor=False)
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.minorticks_off()
             for axis in (axes.xaxis, axes.yaxis):
@@ -49,7 +49,7 @@ def draw(results: Results, names: Sequence[str], path: Path) -> None:
 
 
 def _median(results: Results, name: str, connections: int) -> Median:
-    load = next(load for load in ONE_ROW if load.connections == connections)
-    median = results.median(name, load)
+    workload = next(w for w in ONE_ROW if w.connections == connections)
+    median = results.median(name, workload)
     assert median is not None
     return median

@@ -16,7 +16,7 @@ from benchmarks.measurements import BASELINE, BULK, ONE_ROW, THOUSAND_ROWS, Resu
 from benchmarks.peer_table import TENSORFLOW_SERVING, Peer
 
 NAME = "gateway"
-LOADS = ["peer", "requests/s", "p50", "p99", "CPU for 1000 requests", "errors"]
+LOAD_HEADER = ["peer", "requests/s", "p50", "p99", "CPU per 1000 requests", "errors"]
 PACKAGES = ["uvicorn", "flask", "orjson", "grpcio", "numpy", "tensorflow"]
 
 
@@ -65,7 +65,8 @@ class Report:
             f"servers. Medians of {self.rounds} rounds over all peers in turn, {self.seconds:g} s "
             f"for each load. Ours and the course's client call {backend}, whose CPU time counts as "
             f"theirs. Load average when the run began: {self.load_average:.1f}.\n\n"
-            f"![Requests a second and 99th percentile by connections]({NAME}.svg)"
+            "![Requests per second and 99th percentile of the latency, by number of connections]"
+            f"({NAME}.svg)"
         )
 
     def _goals(self) -> report.Section:
@@ -96,7 +97,7 @@ class Report:
             for workload in workloads:
                 label = f"{name}, {workload.encoding}" if len(workloads) > 1 else name
                 rows += self._load(name, workload, label)
-        return text, LOADS, rows
+        return text, LOAD_HEADER, rows
 
     def _load(self, name: str, workload: Workload, label: str) -> list[list[str]]:
         median = self.results.median(name, workload)

@@ -31,7 +31,7 @@ class Goal:
         limit: the target, in `unit`.
         measured: the number; None if it was not measured.
         at_least: whether the target is a minimum; otherwise it is a maximum.
-        unit: unit of both numbers, with a leading space.
+        unit: unit of both numbers, with its leading space if it has one.
     """
 
     text: str

@@ -18,7 +18,7 @@ import click
 import requests
 
 from benchmarks import report
-from benchmarks.load import Load, Request, load
+from benchmarks.load import LoadResult, Request, load
 from benchmarks.processes import ROOT, free_port, running
 
 REPEATS = 3
@@ -45,7 +45,7 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def measure(request: Request, connections: int) -> Load:
+def measure(request: Request, connections: int) -> LoadResult:
     """Load the server; exit if a request fails."""
     result = load(request, connections, SECONDS)
     if result.errors:
@@ -72,7 +72,7 @@ def main(folder: Path | None) -> None:
         serving += [f"--model_base_path={models / 'breast_cancer'}"]
         url = f"http://127.0.0.1:{port}"
         request = Request(f"{url}/predict", "application/json", body)
-        measured: dict[tuple[str, int], list[Load]] = {}
+        measured: dict[tuple[str, int], list[LoadResult]] = {}
         with running(serving, site / "serving.log"):
             for _ in range(REPEATS):
                 for name, command in servers(port).items():

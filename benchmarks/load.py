@@ -32,32 +32,41 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Load:
+class LoadResult:
     """The result of a load.
 
     Attributes:
-        requests: number of responses, errors included.
+        requests: number of responses, failed ones included.
         seconds: duration of the load.
         p50, p99: percentiles of the latency, in seconds.
-        errors: responses with a status of 400 or more, and broken connections.
+        failed: responses with a status of 400 or more; with wrk, late ones too.
+        broken: requests without a response: broken connections, and timeouts of asyncio.
     """
 
     requests: int
     seconds: float
     p50: float
     p99: float
-    errors: int
+    failed: int
+    broken: int
+
+    @property
+    def errors(self) -> int:
+        """Number of failed responses and of requests without a response."""
+        return self.failed + self.broken
 
     @property
     def rate(self) -> float:
-        """Successful requests per second."""
-        return max(0, self.requests - self.errors) / self.seconds
+        """Successful responses per second."""
+        return max(0, self.requests - self.failed) / self.seconds
 
     @classmethod
-    def from_latencies(cls, latencies: list[float], seconds: float, errors: int) -> Load:
-        """Summarise the latencies of all responses, in seconds."""
+    def from_latencies(
+        cls, latencies: list[float], seconds: float, failed: int = 0, broken: int = 0
+    ) -> LoadResult:
+        """Summarize the latencies of all responses, in seconds."""
         p50, p99 = np.percentile(latencies, [50, 99]) if latencies else (0.0, 0.0)
-        return cls(len(latencies), seconds, float(p50), float(p99), errors)
+        return cls(len(latencies), seconds, float(p50), float(p99), failed, broken)
 
 
 def generator_name() -> str:
@@ -79,7 +88,7 @@ def send_once(request: Request) -> tuple[int, bytes]:
         return response.status, response.read()
 
 
-def load(request: Request, connections: int, seconds: int) -> Load:
+def load(request: Request, connections: int, seconds: int) -> LoadResult:
     """Repeat a request on each connection as soon as the previous response has arrived."""
     if shutil.which("wrk") is None:
         return asyncio.run(_load_with_asyncio(request, connections, seconds))
@@ -87,19 +96,19 @@ def load(request: Request, connections: int, seconds: int) -> Load:
     command += [f"--timeout={TIMEOUT_SECONDS}s", f"--script={SCRIPT}", request.url]
     command += ["--", str(request.body), request.content_type]
     process = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Load(**json.loads(process.stdout.splitlines()[-1]))
+    return LoadResult(**json.loads(process.stdout.splitlines()[-1]))
 
 
-async def _load_with_asyncio(request: Request, connections: int, seconds: int) -> Load:
+async def _load_with_asyncio(request: Request, connections: int, seconds: int) -> LoadResult:
     url, body = urlsplit(request.url), request.body.read_bytes()
     head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n"
     message = f"{head}Content-Type: {request.content_type}\r\n\r\n".encode() + body
     latencies: list[float] = []
-    errors = 0
+    failed = broken = 0
     started = time.perf_counter()
 
     async def send_repeatedly() -> None:
-        nonlocal errors
+        nonlocal failed, broken
         writer: asyncio.StreamWriter | None = None
         while (before := time.perf_counter()) < started + seconds:
             try:
@@ -108,9 +117,9 @@ async def _load_with_asyncio(request: Request, connections: int, seconds: int) -
                 writer.write(message)
                 status, keep_alive = await asyncio.wait_for(_read_response(reader), TIMEOUT_SECONDS)
                 latencies.append(time.perf_counter() - before)
-                errors += status >= 400
+                failed += status >= 400
             except (OSError, EOFError, ValueError, asyncio.TimeoutError):
-                errors += 1
+                broken += 1
                 keep_alive = False
             if not keep_alive and writer is not None:
                 writer.close()
@@ -119,7 +128,7 @@ async def _load_with_asyncio(request: Request, connections: int, seconds: int) -
             writer.close()
 
     await asyncio.gather(*(send_repeatedly() for _ in range(connections)))
-    return Load.from_latencies(latencies, time.perf_counter() - started, errors)
+    return LoadResult.from_latencies(latencies, time.perf_counter() - started, failed, broken)
 
 
 async def _read_response(reader: asyncio.StreamReader) -> tuple[int, bool]:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.load import Load
+from benchmarks.load import LoadResult
 
 BASELINE = "bare gRPC"
 
@@ -34,7 +34,7 @@ BULK = tuple(Workload(10_000, 1, encoding) for encoding in ("JSON", "npy", "Arro
 class Point:
     """One load, and the CPU seconds of all the peer's processes."""
 
-    load: Load
+    load: LoadResult
     cpu_seconds: float
 
     @property
@@ -56,7 +56,7 @@ class Median:
 
     @classmethod
     def from_points(cls, points: Sequence[Point]) -> Median:
-        """Summarise at least one point."""
+        """Summarize at least one point."""
         return cls(
             statistics.median(point.load.rate for point in points),
             statistics.median(point.load.p50 for point in points),

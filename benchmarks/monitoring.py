@@ -22,7 +22,7 @@ import requests
 from prometheus_client import CollectorRegistry, Counter
 
 from benchmarks import report
-from benchmarks.load import Load, Request, load
+from benchmarks.load import LoadResult, Request, load
 from benchmarks.payloads import MODEL, rows
 from benchmarks.processes import ROOT, Server, cpu_seconds, free_port, running
 from client import ServingClient
@@ -32,7 +32,7 @@ from client.observability.drift_counts import DriftCounts
 CONNECTIONS = (16, 64)
 CALLS = 256
 PLAIN, LOGGED = "without a log", "CLIENT_LOG_SHARE=1.0"
-Measured = dict[tuple[str, int], list[tuple[Load, float]]]
+Measured = dict[tuple[str, int], list[tuple[LoadResult, float]]]
 
 
 def is_ready(url: str) -> bool:
@@ -42,7 +42,9 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def measure(request: Request, server: Server, connections: int, seconds: int) -> tuple[Load, float]:
+def measure(
+    request: Request, server: Server, connections: int, seconds: int
+) -> tuple[LoadResult, float]:
     """Return the result of a load, and the gateway's CPU seconds per request."""
     before = cpu_seconds([server])
     result = load(request, connections, seconds)

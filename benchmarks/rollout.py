@@ -230,7 +230,7 @@ def goals(
         ),
         at_most("from the verdict to that version's last answer", 2, rollback.last_answer, " s"),
         at_most(
-            "from the verdict to the end of its label on all servers", 2, rollback.labels, " s"
+            "from the verdict to the end of its label on all servers", 2, rollback.label_end, " s"
         ),
         at_most(
             f"failed of {rollback.requests:,} requests during that rollback", 0, rollback.failed
@@ -238,17 +238,17 @@ def goals(
         at_most(f"error of the canary's share among {KEYS:,} keys", 0.3, shares[0], " points"),
         at_most("keys that lost the canary when its share increased", 0, shares[1]),
         at_most(
-            f"throughput lost by routing, {CONNECTIONS} connections, canary of {PERCENT:g} %",
+            f"throughput lost by routing, {CONNECTIONS} connections, canary of {PERCENT:g}%",
             2,
             100 * (1 - throughput),
-            " %",
+            "%",
         ),
-        at_most(f"increase of p99 by a shadow, cores free ({light})", 5, increase, " %"),
+        at_most(f"increase of p99 by a shadow, cores free ({light})", 5, increase, "%"),
         at_most(
             f"rows copied to a shadow under full load, {CONNECTIONS} connections",
             100 * shadow.copied_light,
             100 * shadow.copied_busy,
-            " %",
+            "%",
         ),
     ]
 
@@ -283,7 +283,7 @@ def main(quick: bool, folder: Path | None) -> None:
     report.write_sections(
         "rollout",
         "Effects of rollouts on callers. Model servers, gateway and load share one machine; "
-        f"only counts and ratios are meaningful. A canary gets {PERCENT:g} % of the requests, one "
+        f"only counts and ratios are meaningful. A canary gets {PERCENT:g}% of the requests, one "
         f"row each; its cut-out is reset every {RESET_SECONDS} s, so that it keeps failing. The "
         "controller moves the labels by promoting one version after the other.",
         [

@@ -45,16 +45,16 @@ class Rollback:
     """The rollback of a slow version.
 
     Attributes:
-        reason: the verdict.
+        reason: why the version was rolled back.
         last_answer: seconds from the verdict to the last answer by the version.
-        labels: seconds from the verdict until no server has the label `canary`.
+        label_end: seconds from the verdict until no server has the label `canary`.
         failed: requests that failed during the load.
         requests: all requests of the load.
     """
 
     reason: str
     last_answer: float
-    labels: float
+    label_end: float
     failed: int
     requests: int
 
@@ -106,7 +106,7 @@ class ControlledSite:
             task = asyncio.create_task(send(f"{url}{PATH}", 10**9, 16, until=lambda: finished))
             await asyncio.to_thread(self._start, SLOW)
             state, verdict = await asyncio.to_thread(self._wait_for_rollback)
-            labels = await asyncio.to_thread(self._wait_for_no_canary_label)
+            label_end = await asyncio.to_thread(self._wait_for_no_canary_label)
             await asyncio.sleep(2)
             finished = True
             outcome: Outcome = await task
@@ -114,7 +114,7 @@ class ControlledSite:
             return Rollback(
                 state.reason,
                 max(0.0, last - verdict),
-                labels,
+                label_end,
                 outcome.failed,
                 len(outcome.seconds),
             )
@@ -140,7 +140,7 @@ class ControlledSite:
         return state
 
     def _move(self, version: int) -> None:
-        """Make a version stable by starting and promoting it."""
+        """Make a version stable by starting its rollout and promoting it."""
         self._start(version)
         servers = self.controller.servers()
         self.controller.change(lambda state, now: actions.promote(state, servers, now))

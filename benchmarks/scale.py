@@ -19,7 +19,7 @@ import psutil
 
 from benchmarks import payloads
 from benchmarks.gateway import START_SECONDS, is_ready, train
-from benchmarks.load import Load, Request, generator_name, load
+from benchmarks.load import LoadResult, Request, generator_name, load
 from benchmarks.processes import Server, cpu_seconds, free_port, running
 from benchmarks.report import write_option, write_sections
 
@@ -119,7 +119,7 @@ def measure(
     ]
 
 
-def load_all(requests: Sequence[Request], connections: int, seconds: int) -> list[Load]:
+def load_all(requests: Sequence[Request], connections: int, seconds: int) -> list[LoadResult]:
     """Load all gateways at the same time."""
     with ThreadPoolExecutor() as threads:
         return list(threads.map(lambda request: load(request, connections, seconds), requests))

@@ -1,4 +1,4 @@
-"""The model server under gRPC load: predictions per second and latency.
+"""The model server under gRPC load: calls per second and latency.
 
 One model (30 numbers, signature `dense`), 1, 16 and 64 callers, 1, 32 and 1000 rows, batching on
 and off. tensorflow_model_server is measured too if TENSORFLOW_MODEL_SERVER is the path of its
@@ -192,8 +192,8 @@ def _write(
         sections.append((f"{rows} row{'s' * (rows > 1)} a call", header, lines))
     report.write_sections(
         "serving",
-        "Predict calls per second, and median and 99th percentile of a call, as seen by a Python "
-        f"program that shares the cores with the server; medians of {repeats} runs of "
+        "Predict calls per second, and median and 99th percentile of their latency, as seen by a "
+        f"Python program that shares the cores with the server; medians of {repeats} runs of "
         f"{seconds:g} s, all servers in turn. The model takes a small part of a call's time, so "
         "batching has little to save. More batches may be enqueued than there are callers, so "
         "that no call is rejected.",

@@ -11,8 +11,9 @@ end
 function done(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format(
-    '\n{"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "errors": %d}\n',
+    '\n{"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "failed": %d, "broken": %d}\n',
     summary.requests, summary.duration / 1e6,
     latency:percentile(50) / 1e6, latency:percentile(99) / 1e6,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+    errors.status + errors.timeout,  -- wrk counts a timeout when the response arrives
+    errors.connect + errors.read + errors.write))
 end

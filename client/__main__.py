@@ -169,7 +169,7 @@ def _connect(
     type=click.Choice(["table", "row"]),
     default="table",
     show_default=True,
-    help="On a bad row, refuse the whole table or write the error in place of the row.",
+    help="On a bad row, refuse the whole table or write the error in place of the prediction.",
 )
 @click.option(
     "--csv-guard/--no-csv-guard",

@@ -39,7 +39,7 @@ from client.serving.tensors import Array
 CHUNK_BYTES = 2**18
 
 FORMATS = {"csv": CSV, "tsv": TSV, "json": JSON, "ndjson": NDJSON, "arrow": ARROW, "npy": NPY}
-_SUFFIXES = {f".{name}": kind for name, kind in FORMATS.items()} | {
+_SUFFIXES = {f".{name}": media_type for name, media_type in FORMATS.items()} | {
     ".jsonl": NDJSON,
     ".arrows": ARROW,
 }
@@ -71,13 +71,13 @@ def predict_file(
         OSError: the file cannot be read.
     """
     if str(path) == "-":
-        kind = FORMATS.get(file_format or "")
-        _FilePredictor(client, target, options).run(sys.stdin.buffer, kind, None)
+        media_type = FORMATS.get(file_format or "")
+        _FilePredictor(client, target, options).run(sys.stdin.buffer, media_type, None)
         return
     suffix = path.with_suffix("").suffix if path.suffix.lower() == ".gz" else path.suffix
-    kind = FORMATS[file_format] if file_format else _SUFFIXES.get(suffix.lower())
+    media_type = FORMATS[file_format] if file_format else _SUFFIXES.get(suffix.lower())
     with path.open("rb") as file:
-        _FilePredictor(client, target, options).run(file, kind, path.stat().st_size)
+        _FilePredictor(client, target, options).run(file, media_type, path.stat().st_size)
 
 
 class _FilePredictor:
@@ -89,12 +89,12 @@ class _FilePredictor:
         self._options = options
         self._schema = client.schema(target)
 
-    def run(self, file: BinaryIO, kind: str | None, size: int | None) -> None:
+    def run(self, file: BinaryIO, media_type: str | None, size: int | None) -> None:
         """Read a file and write its predictions.
 
         Args:
             file: the file, open for reading.
-            kind: its media type, None if unknown.
+            media_type: its media type, None if unknown.
             size: its length in bytes, None if unknown.
         """
         head = file.read(CHUNK_BYTES)
@@ -115,17 +115,17 @@ class _FilePredictor:
 
             plain = _decompress(chunks()) if head.startswith(_GZIP) else chunks()
             first = next(plain, b"")
-            self._write_predictions(kind or _guess_type(first), chain((first,), plain))
+            self._write_predictions(media_type or _guess_type(first), chain((first,), plain))
 
-    def _write_predictions(self, kind: str, chunks: Iterator[bytes]) -> None:
+    def _write_predictions(self, media_type: str, chunks: Iterator[bytes]) -> None:
         options, out = self._options, sys.stdout.buffer
-        if kind == JSON:
+        if media_type == JSON:
             layout, batches = _read_json(b"".join(chunks), self._schema, options)
             writer: TableWriter = JsonWriter(options, b"[\n", b",\n", b"\n]\n")
         else:
             layout = TableLayout.from_schema(self._schema, options.signature_name, options.outputs)
-            batches = _read_table(kind, layout, options, chunks)
-            writer = table_writer(kind, options)
+            batches = _read_table(media_type, layout, options, chunks)
+            writer = table_writer(media_type, options)
         for rows in batches:
             out.write(writer.write(rows, self._predict(rows, layout)))
         out.write(writer.end())
@@ -170,16 +170,16 @@ def _decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 if plain:
                     yield plain
     except zlib.error as error:
-        raise ClientError(f"the file is not gzip: {error}") from error
+        raise ClientError(f"the gzip file is corrupt: {error}") from error
     if not unzip.eof:
         raise ClientError("the gzip file is truncated")
 
 
 def _guess_type(head: bytes) -> str:
     """Guess a file's media type from its first bytes."""
-    for magic, kind in _MAGIC.items():
+    for magic, media_type in _MAGIC.items():
         if head.startswith(magic):
-            return kind
+            return media_type
     text = head.removeprefix(BYTE_ORDER_MARK).lstrip()
     if text[:1] == b"{":
         try:
@@ -191,9 +191,9 @@ def _guess_type(head: bytes) -> str:
 
 
 def _read_table(
-    kind: str, layout: TableLayout, options: TableOptions, chunks: Iterator[bytes]
+    media_type: str, layout: TableLayout, options: TableOptions, chunks: Iterator[bytes]
 ) -> Iterator[TableRows]:
-    reader = table_reader(kind, layout, options)
+    reader = table_reader(media_type, layout, options)
     for chunk in chunks:
         yield from reader.feed(chunk)
     yield from reader.finish()

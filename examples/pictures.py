@@ -1,4 +1,4 @@
-"""Take the documentation's pictures of the page, from a running service.
+"""Take the documentation's pictures of the page and a report, from a running service.
 
 make run &
 python -m examples.pictures http://127.0.0.1:8080
@@ -15,6 +15,7 @@ from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SIZE: ViewportSize = {"width": 1200, "height": 800}
+REPORT_SIZE: ViewportSize = {"width": 1000, "height": 1222}
 
 
 def main() -> None:
@@ -39,6 +40,11 @@ def main() -> None:
         page.locator(".column").last.wait_for()
         _settle(page)
         page.screenshot(path=DOCS / "whatif.png")
+        page.locator("#tabs").get_by_role("link", name="Model").click()
+        page.get_by_role("link", name="Report").first.click()
+        page.set_viewport_size(REPORT_SIZE)
+        page.get_by_role("heading", name="Precision and recall").wait_for()
+        page.screenshot(path=DOCS / "report.png")
         browser.close()
 
 

@@ -74,7 +74,7 @@ def main(
     """Train a model if there is none, serve it, and open the HTTP endpoint on this machine."""
     started = time.monotonic()
     models = models.resolve()
-    # Do not propose SERVING_PORT; the second check reports equal ports.
+    # Do not suggest SERVING_PORT for PORT; the second check reports equal ports.
     ports.check_port("PORT", host, port, in_use={serving_port} - {port})
     ports.check_port("SERVING_PORT", SERVER_HOST, serving_port, in_use=[port])
     base_path = models / model
@@ -116,6 +116,8 @@ def main(
         if not signals:
             sys.exit(_report_failure(supervisor))
     finally:
+        if signals:
+            click.echo("stopping; requests in flight have up to 10 s")
         supervisor.stop()
     click.echo("stopped")
 

@@ -81,7 +81,7 @@ def main(
     }
     command = [f"--model_name={model_name}", f"--model_base_path=/models/{model_name}", *flags]
     if model_config_file is not None:
-        command.append(f"--model_config_file={model_config_file}")
+        command.append(f"--model_config_file={model_config_file.resolve()}")
         models = str(base_path.parent)
         options["volumes"] = {models: {"bind": models, "mode": "ro"}}
     if rest_api_port is not None:
@@ -121,7 +121,7 @@ def _ensure_image(engine: Any, image: str) -> None:
 def _run(
     engine: Any, image: str, name: str, flags: list[str], options: dict[str, dict[str, Any]]
 ) -> int:
-    """Run the container; return 0 after a signal, else its exit status or 1 if that is 0."""
+    """Run the container; return 0 after a signal, else its exit status, or 1 if that is 0."""
     _remove_leftover(engine, name)
     stopping = False
 
@@ -154,6 +154,8 @@ def _run(
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
         container.start()
+        if stopping:  # a signal during the start may have come before there was anything to stop
+            container.stop(timeout=STOP_SECONDS)
         for chunk in container.logs(stream=True, follow=True):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()

@@ -40,7 +40,7 @@ def check_port(variable: str, host: str, port: int, in_use: Collection[int] = ()
 
 
 def next_free_port(host: str, port: int, in_use: Collection[int] = ()) -> int | None:
-    """Return the next free port above `port`; None if `MAX_PORTS_TRIED` ports are taken."""
+    """Return the first free of the `MAX_PORTS_TRIED` ports above `port`, or None."""
     candidates = range(port + 1, min(port + MAX_PORTS_TRIED + 1, 65536))
     return next((p for p in candidates if p not in in_use and _is_free(host, p)), None)
 
@@ -58,7 +58,7 @@ def address(host: str, port: int) -> str:
 def _suggestion(variable: str, host: str, port: int, in_use: Collection[int]) -> str:
     if candidate := next_free_port(host, port, in_use):
         return f"; choose another: make run {variable}={candidate}"
-    return f"; choose another with {variable}="
+    return f"; choose another: make run {variable}=NUMBER"
 
 
 def _is_free(host: str, port: int) -> bool:

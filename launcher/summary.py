@@ -73,7 +73,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _example_call(url: str, server: str, model: str) -> str:
-    """Return a curl command that predicts a typical row, built by the client from the schema."""
+    """Return a curl command that predicts a typical row; the client builds the row."""
     command = [sys.executable, "-m", "client", "example", f"--server={server}", f"--model={model}"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode:

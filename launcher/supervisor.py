@@ -29,14 +29,14 @@ PROGRAM = """
 command = {command}
 autorestart = true
 startretries = 10
-stopwaitsecs = 2
+stopwaitsecs = 15
 killasgroup = true
 redirect_stderr = true
 stdout_logfile = {logs}/{name}.log
 stdout_logfile_maxbytes = 10MB
 """
-# supervisord kills a process that has not ended after two seconds.
-STOP_TIMEOUT_SECONDS = 6
+# Longer than `stopwaitsecs`, after which supervisord kills a process.
+STOP_TIMEOUT_SECONDS = 20
 LOG_LINES_SHOWN = 15
 # supervisord treats the rest of a line after one of these characters as a comment.
 COMMENT_START = re.compile(r"(?<=\s)([;#])")
@@ -89,14 +89,16 @@ class Supervisor:
 
 
 def _render_configuration(programs: Mapping[str, list[str]], logs: Path) -> str:
-    folder = _escape(str(logs))
-    if COMMENT_START.search(folder):
+    escaped_logs = _escape(str(logs))
+    if COMMENT_START.search(escaped_logs):
         raise click.ClickException(f'{logs}: expected a path without " #" or " ;"')
-    sections = [CONFIGURATION.format(logs=folder, names=", ".join(programs))]
+    sections = [CONFIGURATION.format(logs=escaped_logs, names=", ".join(programs))]
     for name, command in programs.items():
-        # A comment character follows a space, so it is in single quotes: move it to double quotes.
+        # `shlex` has put the character and the space before it in single quotes. In double quotes
+        # of its own, the character no longer follows a space.
         command_line = COMMENT_START.sub(r"""'"\1"'""", shlex.join(_end_with_parent(command)))
-        sections.append(PROGRAM.format(name=name, command=_escape(command_line), logs=folder))
+        escaped_command = _escape(command_line)
+        sections.append(PROGRAM.format(name=name, command=escaped_command, logs=escaped_logs))
     return "".join(sections)
 
 

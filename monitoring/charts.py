@@ -91,7 +91,9 @@ def _draw_calibration(figure: Figure, arm: ArmQuality) -> None:
     predicted, observed, _ = arm.labelled_rows.calibration()
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--")
     axes.plot(predicted, observed, ".-", color=ACCENT)
-    axes.set(xlabel="mean predicted probability", ylabel="share observed", xlim=(0, 1), ylim=(0, 1))
+    axes.set(
+        xlabel="mean predicted probability", ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1)
+    )
 
 
 def _draw_roc(figure: Figure, arm: ArmQuality) -> None:

@@ -81,7 +81,7 @@ def compact(
 
     Args:
         store: the directory of the log.
-        now: the current time, for file names.
+        now: the current time.
         report: called with the number of segments done and their total.
         keep_days: retention in days, which also limits how long segments wait for `ship`.
         min_age: seconds for which a segment must be unchanged.
@@ -151,7 +151,7 @@ def retain(
 def forget(
     store: Store, ids: Iterable[str], callers: Iterable[str], report: Callable[[int], None]
 ) -> RemovalResult:
-    """Remove all rows of some ids and callers from segments, Parquet files and datasets.
+    """Remove all rows of the given ids and callers from segments, Parquet files and datasets.
 
     Args:
         store: the directory of the log.
@@ -260,7 +260,7 @@ def _wait_until_sealed(store: Store, report: Callable[[int], None]) -> None:
         report(len(pending))
         if time.monotonic() > deadline:
             raise MonitoringError(
-                f"after {SEALING_SECONDS} s, {len(pending)} segments are still open, such as "
+                f"segments still open after {SEALING_SECONDS} s: {len(pending)}, such as "
                 f"{min(pending)}; nothing was removed. Gateways complete a segment each minute; "
                 f"segments of stopped gateways count as complete after "
                 f"{segments.ABANDONED_SECONDS // 60} minutes: run `forget` again then"

@@ -46,7 +46,7 @@ class Provenance:
     Attributes:
         model: name of the model.
         time: when the dataset was built, ISO 8601.
-        reason: reason for the retraining.
+        reason: reason for the retraining run.
         data: the original table.
         original_rows: its number of rows.
         labelled_rows: number of labelled rows from the log.

@@ -21,12 +21,12 @@ class ColumnDrift:
 
     Attributes:
         column: name; empty for the model's own probability.
-        rows: requested rows.
+        rows: number of rows in requests.
         shift: the statistics.
         impact: contribution × √PSI, or 0 if PSI does not exceed its limit; estimates how far, in
             log-odds, the column has moved predictions. A normal distribution shifted by d
             standard deviations has a PSI of d².
-        missing, other: shares of requested rows.
+        missing, other: shares of the rows in requests.
         missing_trained, other_trained: shares of training rows.
     """
 

@@ -35,8 +35,8 @@ class Exporter:
         )
         metric = (*ARM, "metric")
         self._quality = self._gauge("quality", "Metric on labelled rows", metric)
-        self._low = self._gauge("quality_low", "Lower end of the metric's 95 % interval", metric)
-        self._high = self._gauge("quality_high", "Upper end of the metric's 95 % interval", metric)
+        self._low = self._gauge("quality_low", "Lower end of the metric's 95% interval", metric)
+        self._high = self._gauge("quality_high", "Upper end of the metric's 95% interval", metric)
         self._expected = self._gauge("quality_expected", "Estimate without labels", metric)
         self._rows = self._gauge("logged_rows", "Logged rows in the window", ARM)
         self._labelled = self._gauge("labelled_rows", "Logged rows with a label", ARM)
@@ -46,7 +46,7 @@ class Exporter:
         )
         self._runs = Counter(
             "monitoring_retrainings",
-            "Retrainings by result",
+            "Retraining runs by result",
             ("model", "result"),
             registry=self.registry,
         )
@@ -113,7 +113,7 @@ class Exporter:
             self._expected.labels(*labels, name).set(estimate.value)
 
     def count_run(self, run: Run) -> None:
-        """Count a retraining."""
+        """Count a retraining run."""
         self._runs.labels(self._model, run.result).inc()
 
     def finish(self, now: float, failed: bool) -> None:

@@ -12,7 +12,7 @@ from monitoring.statistics import Floats
 CALIBRATION_BINS = 10
 REPLICATES = 200
 INTERVAL_QUANTILES = (0.025, 0.975)
-# The 97.5 % quantile of the normal distribution.
+# The 97.5% quantile of the normal distribution.
 NORMAL_QUANTILE = 1.96
 EPSILON = float(np.finfo(np.float64).eps)
 LOWER_IS_BETTER = frozenset(("log_loss", "brier", "calibration_error"))
@@ -21,7 +21,7 @@ METRICS = ("log_loss", "brier", "auc", "accuracy", "calibration_error")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its 95 % interval."""
+    """A metric with its 95% interval."""
 
     value: float
     low: float

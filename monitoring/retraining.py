@@ -30,7 +30,7 @@ Result = Literal["published", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of a retraining.
+    """The settings of a retraining run.
 
     Attributes:
         models: directory of all models.
@@ -53,7 +53,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """A retraining.
+    """A retraining run.
 
     Attributes:
         time: start, ISO 8601.
@@ -92,9 +92,11 @@ def retrain(store: Store, recipe: Recipe, reason: str, now: datetime) -> Run:
     """Build a dataset, train on it, and record the run, even if it fails.
 
     Raises:
-        MonitoringError: another retraining is running, or the model has no version.
+        MonitoringError: another run is in progress, or the model has no version.
     """
-    running = MonitoringError(f"another retraining with the log {store.directory} is running")
+    running = MonitoringError(
+        f"another retraining run with the log {store.directory} is in progress"
+    )
     with exclusive_lock(store.directory / LOCK, running):
         start = time.monotonic()
         newest = find_versions(recipe.models, recipe.model)[-1]
@@ -124,7 +126,7 @@ def run_summary(run: Run) -> str:
 
 
 def read_history(store: Store, model: str) -> list[Run]:
-    """Return the retrainings of a model, oldest first."""
+    """Return the retraining runs of a model, oldest first."""
     path = store.directory / HISTORY
     if not path.exists():
         return []

@@ -55,10 +55,10 @@ def shift(
     columns: int = 1,
     ordered_bins: int | None = None,
 ) -> Shift:
-    """Return the shift of requested rows from training rows.
+    """Return the shift of the rows in requests from the training rows.
 
     Args:
-        counts: requested rows per bin, including the bins missing and other.
+        counts: rows in requests per bin, including the bins missing and other.
         shares: shares of training rows in the same bins.
         training_rows: number of training rows.
         columns: number of columns tested together.

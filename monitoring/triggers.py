@@ -18,7 +18,7 @@ class Policy:
 
     Attributes:
         every: interval of the schedule; None for no schedule.
-        floors: limits by metric; retrain if a metric's entire interval is worse.
+        floors: limits by metric; retrain if a metric's entire confidence interval is worse.
         on_drift: retrain if a column's verdict is alarm.
         min_labels: labelled rows that every trigger requires, including drift.
         cooldown: minimum time between two runs, regardless of their results.

@@ -56,7 +56,7 @@ def promote(state: Rollout, servers: Servers, now: datetime) -> Rollout:
     """Make the candidate stable.
 
     Raises:
-        RolloutError: there is no candidate, or a server does not have it AVAILABLE.
+        RolloutError: there is no candidate, or it is not AVAILABLE on every server.
     """
     if state.at_rest:
         raise RolloutError(f"no rollout is in progress; version {state.stable} is stable")

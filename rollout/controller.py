@@ -31,7 +31,7 @@ class Settings:
     Attributes:
         steps: shares of the steps, in percent; 0 is the shadow stage.
         bake: minimum seconds of a step.
-        tolerance: largest harm that passes a step, in percent of the calls.
+        tolerance: largest tolerated harm, in percent of the calls.
         hold: seconds that the previous version stays loaded after the end of the last rollout.
         manual: whether steps and promotion are left to the operator.
     """
@@ -172,7 +172,7 @@ class Controller:
             return decision
 
     def verdict(self, state: Rollout) -> Verdict | None:
-        """Return the verdict on the candidate without storing evidence; None if there is none."""
+        """Return the verdict without storing evidence; None if there is no candidate."""
         if state.at_rest:
             return None
         observation = self.observe(state)
@@ -265,10 +265,10 @@ class Controller:
         return Decision(state, loading)
 
 
-def _append_unloaded(reason: str, *versions: int) -> str:
+def _append_unloaded(reason: str, *unloaded: int) -> str:
     """Return a reason with the unloaded versions appended."""
-    noun = "version" if len(versions) == 1 else "versions"
-    return f"{reason} ({noun} {', '.join(map(str, versions))} unloaded)"
+    noun = "version" if len(unloaded) == 1 else "versions"
+    return f"{reason} ({noun} {', '.join(map(str, unloaded))} unloaded)"
 
 
 def _start_evidence(state: Rollout, observation: Observation) -> Evidence:

@@ -33,7 +33,7 @@ class Comparison:
     Attributes:
         canary: [bad, calls] of the candidate.
         control: [bad, calls] of the control.
-        logs: log likelihood ratios, see `judge.log_likelihood_ratios`.
+        logs: log likelihood ratios; see `judge.log_likelihood_ratios`.
         pending: bad events and calls of the candidate, then of the control, not yet in `logs`.
     """
 

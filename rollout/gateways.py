@@ -55,7 +55,7 @@ def requests(arm: str, version: str, outcome: str) -> str:
 
 
 def shadow(kind: str, version: str, outcome: str) -> str:
-    """Return the key of calls or rows ("shadow", "rows") of a shadow version."""
+    """Return the key of a shadow version's calls (kind "shadow") or rows (kind "rows")."""
     return f"{kind}/{version}/{outcome}"
 
 
@@ -97,7 +97,7 @@ def _fetch(address: str, model: str) -> Gateway:
 
 
 def parse(text: str, model: str) -> Gateway:
-    """Read a model's counters in Prometheus' text format.
+    """Parse a gateway's metrics of a model, in the Prometheus text format.
 
     Raises:
         ValueError, KeyError: the text is not in that format, or lacks labels.

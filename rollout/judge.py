@@ -129,7 +129,7 @@ def _log_mean_exp(logs: Floats) -> Floats:
 
 
 def format_e_value(log_e: float) -> str:
-    """Format an e-value for people; values above 10⁶ become "> 1,000,000"."""
+    """Format an e-value for display; values above 10⁶ become "> 1,000,000"."""
     if log_e > log(1e6):
         return "> 1,000,000"
     return f"{exp(log_e):,.3g}" if log_e < log(999.5) else f"{exp(log_e):,.0f}"

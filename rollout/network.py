@@ -15,7 +15,7 @@ from rollout.errors import RolloutError
 
 TIMEOUT_SECONDS = 3.0
 MAX_BYTES = 64 * 2**20
-_THREADS = 16
+_MAX_THREADS = 16
 
 T = TypeVar("T")
 
@@ -50,12 +50,12 @@ def call_each(addresses: Sequence[str], function: Callable[[str], T]) -> dict[st
     """Call a function for all addresses concurrently, and return its results by address."""
     if not addresses:
         return {}
-    with ThreadPoolExecutor(min(_THREADS, len(addresses))) as pool:
+    with ThreadPoolExecutor(min(_MAX_THREADS, len(addresses))) as pool:
         return dict(zip(addresses, pool.map(function, addresses), strict=True))
 
 
 def get(address: str, path: str) -> tuple[int, bytes]:
-    """Return the status and body of a GET request to ip:port.
+    """Send a GET request to ip:port; return the status and body of the response.
 
     Raises:
         UnreachableError: no complete response arrives in time.
@@ -64,7 +64,7 @@ def get(address: str, path: str) -> tuple[int, bytes]:
     host, port = name.strip("[]"), int(digits)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with closing(HTTPConnection(host, port)) as connection, _Socket(family) as sock:
+        with closing(HTTPConnection(host, port)) as connection, _DeadlineSocket(family) as sock:
             sock.connect((host, port))
             connection.sock = sock
             connection.request("GET", path)
@@ -96,7 +96,7 @@ def host_and_port(url: str) -> tuple[str, int]:
     return host, port
 
 
-class _Socket(socket.socket):
+class _DeadlineSocket(socket.socket):
     """A socket with one deadline for everything it receives."""
 
     def __init__(self, family: socket.AddressFamily) -> None:

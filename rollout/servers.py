@@ -36,7 +36,7 @@ def observe(urls: Sequence[str], model: str) -> Servers:
 
 
 def is_available_everywhere(servers: Servers, version: int) -> bool:
-    """Return whether every server has a version AVAILABLE; False without servers."""
+    """Return whether a version is AVAILABLE on every server; False without servers."""
     return bool(servers) and all(
         server.states.get(version) == AVAILABLE for server in servers.values()
     )
@@ -51,7 +51,7 @@ def load_error(servers: Servers, version: int) -> str:
 
 
 def describe_unavailable(servers: Servers, version: int) -> str:
-    """Return the servers that do not have a version AVAILABLE, with the reasons."""
+    """Return the servers on which a version is not AVAILABLE, with the reasons."""
     reasons = [
         f"{address}: {server.problem or server.errors.get(version) or 'not loaded yet'}"
         if server.problem or version not in server.states or server.errors.get(version)

@@ -30,7 +30,7 @@ class Rollout:
         model: name of the model.
         base_path: directory of its versions, as the model servers see it.
         stable: version that answers requests outside the canary's share.
-        seen: highest version that has been stable or a candidate; `--auto` starts later ones.
+        seen: highest version that has been stable or a candidate; `--auto` starts higher ones.
         since: when the current phase or step began.
         time: time of the last change.
         phase: one of `PHASES`.
@@ -42,7 +42,7 @@ class Rollout:
         steps: shares of the steps; 0 is the shadow stage.
         step: index of the current step.
         bake: minimum seconds of a step.
-        tolerance: largest harm that passes a step, in percent of the calls.
+        tolerance: largest tolerated harm, in percent of the calls.
         hold: seconds that `previous` stays loaded after the end of the last rollout.
         manual: whether steps and promotion are left to the operator.
         salt: makes the buckets of a rollout differ from those of others.
@@ -96,7 +96,7 @@ class Rollout:
 
     @property
     def labels(self) -> dict[str, int]:
-        """Version by label; the candidate gets its label once every server has it AVAILABLE."""
+        """Version by label; the candidate gets its label once it is AVAILABLE on every server."""
         if self.canary is None or self.phase == "loading":
             return {"stable": self.stable}
         return {"stable": self.stable, "canary": self.canary}
@@ -162,8 +162,8 @@ class Rollout:
         elif removed == previous:
             previous = None
         retiring = {*self.retiring}
-        # Gateways do not request a version that is loading. Model servers load it again only if
-        # the model config file has lacked it in between, so it is removed at once.
+        # Gateways do not request a version that is loading, so remove it at once. Model servers
+        # retry a load only after the version has been absent from the model config file.
         if self.phase != "loading":
             retiring.add(removed)
         return self.with_changes(
@@ -298,9 +298,9 @@ def _time(value: object) -> datetime:
     try:
         time = datetime.fromisoformat(_string(value))
     except (TypeError, ValueError):
-        raise TypeError("an ISO 8601 time with its offset") from None
+        raise TypeError("an ISO 8601 time with a UTC offset") from None
     if time.tzinfo is None:
-        raise TypeError("an ISO 8601 time with its offset")
+        raise TypeError("an ISO 8601 time with a UTC offset")
     return time
 
 

@@ -14,14 +14,14 @@ from rollout.evidence import FREEZE_CALLS, QUANTILE, Comparison, Evidence
 from rollout.gateways import Gateways
 from rollout.state import Rollout
 
-# Probability that a version that is no worse is ever rolled back, split over the tests.
+# Maximum probability that the tests alone ever roll back a version that is no worse.
 ALPHA = 0.01
-SPLIT = {"failed": 0.6, "refused": 0.1, "slow": 0.2, "flips": 0.1}
+SPLIT = {"failed": 0.6, "refused": 0.1, "slow": 0.2, "flips": 0.1}  # of ALPHA
 # Smallest difference in rates that triggers a rollback, however certain it is.
 MIN_EFFECT = {"failed": 0.001, "refused": 0.001, "slow": 0.02, "flips": 0.01}
 # E-value for a rollback once a gateway has cut the version out: no more evidence will come.
 CUT_OUT_E = 20.0
-# Probability that the bound on harm, which decides the steps, is ever wrong.
+# Maximum probability that the bound on harm, which decides the steps, is ever wrong.
 HARM_ALPHA = 0.05
 # Calls that a step needs in each arm.
 MIN_CALLS = 50
@@ -39,7 +39,7 @@ class Flips:
 
     Attributes:
         rate: upper bound on the fraction of rows.
-        source: origin of the rate, for people.
+        source: origin of the rate, for display.
     """
 
     rate: float = DEFAULT_FLIPS
@@ -52,11 +52,11 @@ class Finding:
 
     Attributes:
         name: "failed", "refused", "slow" or "flips".
-        text: the counts, for people.
+        text: the counts, for display.
         log_e: logarithm of the e-value.
         threshold: e-value that triggers a rollback.
         harm: upper bound on the harm, as a fraction of the calls.
-        allowed: largest harm that passes the step.
+        allowed: largest tolerated harm.
         excess: observed difference in rates.
     """
 
@@ -205,15 +205,15 @@ def _open_conditions(
 
 
 def _describe_imbalance(state: Rollout, evidence: Evidence) -> str:
-    """Describe how requests differ from the arms' shares; "" if slightly or perhaps by chance."""
+    """Describe an imbalance of the arms' requests; "" if it is small or may be due to chance."""
     control_percent = min(state.percent, 100 - state.percent)
     canary, control = evidence.requests
     if not control_percent or not canary + control:
         return ""
     share = state.percent / (state.percent + control_percent)
     observed = canary / (canary + control)
-    is_chance = judge.log_e_imbalance(canary, control, share) < log(1 / ALPHA)
-    if is_chance or abs(observed - share) < MAX_IMBALANCE:
+    may_be_chance = judge.log_e_imbalance(canary, control, share) < log(1 / ALPHA)
+    if may_be_chance or abs(observed - share) < MAX_IMBALANCE:
         return ""
     return (
         f"the arms are uneven: {canary:,.0f} requests to the canary, {control:,.0f} to control, "
@@ -253,8 +253,8 @@ def _threshold(name: str) -> float:
 def load_expected_flips(version_directory: Path, stable: int) -> Flips:
     """Load the rate of flips that the gate measured between this version and the stable one.
 
-    The rate is an upper bound, given the number of held-out rows. It is a default unless the
-    version passed a comparison with this stable version.
+    The rate is an upper bound, given the number of held-out rows. The default applies
+    unless the version passed a comparison with this stable version.
     """
     try:
         manifest = json.loads((version_directory / "manifest.json").read_bytes())
@@ -272,8 +272,8 @@ def load_expected_flips(version_directory: Path, stable: int) -> Flips:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration for people: 90 s, 10 m, 2 h."""
-    for unit, length in (("h", 3600), ("m", 60)):
+    """Format a duration for display: 90 s, 10 min, 2 h."""
+    for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"

@@ -27,8 +27,8 @@ def main(flags: Flags) -> None:
 
     The flags are tensorflow_model_server's, plus --bind_address, --reload_root and
     --load_timeout_seconds. Unsupported flags are rejected. The gRPC port opens once every model has
-    loaded. It waits at most ten seconds for retries of a failed load (one second if every model has
-    another version).
+    loaded. Once only retries of failed loads are left, it stays closed for at most ten seconds (one
+    second if every model has an available version).
     """
     if flags.version:
         click.echo(_versions())

@@ -166,7 +166,7 @@ def fit(
 ) -> Candidate:
     """Read a table, fit it, and evaluate the fit on the held-out rows.
 
-    If the features need more than `memory` bytes, each step reads them from disk. All workers
+    If the features need more than `memory` bytes, each step encodes them again. All workers
     return the same candidate.
 
     Raises:

@@ -10,7 +10,7 @@ OptimizerName = Literal["gradient-descent", "sgd", "newton", "lbfgs"]
 LossName = Literal["cross-entropy", "squared"]
 ThresholdRule = Literal["f1", "youden"]
 
-ITERATIONS: dict[OptimizerName, int] = {
+MAX_ITERATIONS: dict[OptimizerName, int] = {
     "gradient-descent": 2000,
     "sgd": 50,
     "newton": 50,
@@ -27,7 +27,7 @@ class FitSettings:
         held_out: fraction of the rows held out for evaluation.
         seed: seed of the split, the order of mini-batches and the bootstrap.
         optimizer: the solver.
-        iterations: maximum number of steps (epochs for sgd); None uses the solver's `ITERATIONS`.
+        iterations: maximum number of steps (epochs for sgd); None: the solver's `MAX_ITERATIONS`.
         tolerance: largest |∂J/∂θ| at which the fit stops; for sgd, largest change of the cost.
         patience: number of steps without a lower validation cost after which the fit stops.
         learning_rate: α of gradient-descent and sgd; None chooses a safe one.
@@ -57,7 +57,7 @@ class FitSettings:
     @property
     def max_steps(self) -> int:
         """The maximum number of steps."""
-        return self.iterations or ITERATIONS[self.optimizer]
+        return self.iterations or MAX_ITERATIONS[self.optimizer]
 
     @property
     def step_name(self) -> str:

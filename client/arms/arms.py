@@ -35,7 +35,7 @@ _ARM_HEADER = ARM_HEADER.lower()
 T = TypeVar("T")
 
 
-# Answers the requests at some indexes, and returns the errors of those that failed.
+# Answers the requests at the given indexes, and returns the errors of those that failed.
 SendBatch = Callable[[Sequence[int], ArmCall], Awaitable[Mapping[int, ClientError]]]
 
 
@@ -90,7 +90,7 @@ class Arms:
             headers: value by name in lower case.
 
         Raises:
-            ClientError: the request names an arm that does not exist.
+            ClientError: the request names an arm other than `canary` and `stable`.
         """
         split = self._splits.get(target.model)
         if split is None or target.version is not None or target.label is not None:

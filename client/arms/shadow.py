@@ -48,7 +48,7 @@ class Copy(NamedTuple):
         codec: decodes the payloads.
         payloads: the requests, in the order of the batch.
         result: the batch as decoded for the version that answered, and its prediction.
-        done: called once with the shadow's prediction.
+        done: called once with the shadow's prediction, or with None.
     """
 
     target: Target

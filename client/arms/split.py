@@ -23,12 +23,12 @@ class Arm(NamedTuple):
     """A version that answers a share of a model's requests.
 
     Attributes:
-        name: stable, control or canary. Control is the stable version, with as many requests as the
-            canary and its own queue, so that both are measured alike.
+        name: stable, control or canary. Control is the stable version with its own queue, and as
+            many requests as the canary (at most the rest), so that both are measured alike.
         target: the model and the version.
         generation: generation of the rollout that created the arm.
-        stable: target that retries the canary's failures; None for other arms.
-        stands_in_for: the cut-out canary version in whose place the arm answers, if any.
+        stable: target on which the canary's failures are retried; None for other arms.
+        stands_in_for: the canary version in whose place the arm answers, if any.
         counted: whether its requests are evidence; those that name their arm are not.
     """
 
@@ -78,10 +78,10 @@ class Split:
         return self._control if bucket < self._control_end else self._stable
 
     def by_name(self, name: str) -> Arm:
-        """Return the arm that a request names; stable if there is no canary.
+        """Return the arm that a request names; stable if the canary is missing or cut out.
 
         Raises:
-            ClientError: there is no such arm.
+            ClientError: the name is neither `canary` nor `stable`.
         """
         if name not in (STABLE, CANARY):
             raise ClientError(f'{ARM_HEADER}: expected "canary" or "stable", got "{name[:40]}"')

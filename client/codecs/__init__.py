@@ -47,7 +47,8 @@ class Codec(ABC):
         """Decode one request.
 
         Raises:
-            ClientError: it names the field, the value and what was expected.
+            ClientError: the request is invalid; the message has the field, the value and what is
+                expected.
         """
 
     def decode(self, payloads: Sequence[Payload], schema: Schema) -> Decoding:
@@ -57,7 +58,7 @@ class Codec(ABC):
     def decode_each(
         self, payloads: Sequence[Payload], members: Sequence[int], schema: Schema
     ) -> Decoding:
-        """Decode the requests at some indexes one by one."""
+        """Decode the requests at the given indexes one by one."""
         decoded: dict[int, Decoded] = {}
         errors: dict[int, ClientError] = {}
         for index in members:

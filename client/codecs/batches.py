@@ -66,7 +66,7 @@ class Batch:
             start += rows
 
     def slice(self, first: int, last: int) -> Batch:
-        """Return the requests from `first` to before `last` as a batch."""
+        """Return the requests from `first` up to, but not including, `last` as a batch."""
         assert self.rows is not None
         start = sum(self.rows[:first])
         stop = start + sum(self.rows[first:last])
@@ -77,7 +77,7 @@ class Batch:
         )
 
     def select(self, indexes: Sequence[int]) -> Batch:
-        """Return the requests at some indexes as a batch."""
+        """Return the requests at the given indexes, which must ascend, as a batch."""
         if self.rows is None:
             return self
         is_selected = np.zeros(len(self.members), np.bool_)
@@ -114,7 +114,7 @@ class Batch:
 
 
 def group_into_batches(decoded: Mapping[int, Decoded], schema: Schema) -> list[Batch]:
-    """Group requests by signature, types and shapes, so that each group is one call."""
+    """Group requests by signature, output filter, dtypes and shapes, so that each is one call."""
     groups: dict[Any, list[int]] = {}
     rows: dict[int, int] = {}
     for index, request in decoded.items():
@@ -144,7 +144,7 @@ def row_count(inputs: Mapping[str, Array]) -> int:
 def byte_size(array: Array) -> int:
     """Return the size of an array's values in bytes."""
     if array.dtype.kind == "O":
-        return int(array.nbytes) + sum(map(len, array.flat))
+        return int(array.nbytes) + sum(map(len, array.reshape(-1).tolist()))
     return int(array.nbytes)
 
 

@@ -1,4 +1,4 @@
-"""Feedback: labels that arrive after their predictions, in JSON, NDJSON or CSV.
+"""Feedback: labels that arrive after their predictions, in JSON, NDJSON, CSV or TSV.
 
 Each row has the prediction's `id`, and a `label`, which is a class name of the model. `row`, the
 row's index in the request (default 0), and `time`, when the label became known, are optional.
@@ -28,9 +28,9 @@ FIELDS = ("id", "row", "label", "time")
 READABLE = ("application/json", NDJSON, CSV, TSV)
 _FIELD_SET = frozenset(FIELDS)
 MAX_ERRORS = 20
-# Lines are written in batches: each thread's allocator keeps the memory of its largest batch.
+# Batches of lines are small because each thread's allocator keeps the memory of its largest batch.
 ROWS_PER_BATCH = 1024
-MAX_ROW = 2**53
+MAX_ROW = 2**53 - 1
 
 
 class FeedbackReader:
@@ -73,22 +73,24 @@ class FeedbackReader:
         self._now = _format_time(now)
         self._caller = caller
         self._lines = LineBlocks()
+        self._is_last = False
         self._columns: list[str] | None = None
         self._separator = "\t" if media_type == TSV else ","
 
     def blocks(self, chunk: bytes) -> Iterator[bytes]:
-        """Add bytes of NDJSON or CSV, and yield blocks of whole lines for `read`."""
+        """Add bytes of NDJSON, CSV or TSV, and yield blocks of whole lines for `read`."""
         return self._lines.feed(chunk)
 
     def flush(self) -> bytes:
         """Return the last block."""
+        self._is_last = True
         return self._lines.flush()
 
     def read(self, block: bytes) -> Iterator[bytes]:
         """Yield the log's lines for a block of lines.
 
         Raises:
-            ClientError: the text, or the header of CSV, cannot be read.
+            ClientError: the text or a table's header cannot be read.
         """
         first = self._lines.line - block.count(b"\n")
         rows = self._read_ndjson if self._media_type == NDJSON else self._read_csv
@@ -98,7 +100,7 @@ class FeedbackReader:
         """Yield the log's lines for a JSON object, or a list of objects.
 
         Raises:
-            ClientError: the body is not JSON, or an empty list.
+            ClientError: the body is not JSON, or is an empty list.
         """
         try:
             document = orjson.loads(body.removeprefix(BYTE_ORDER_MARK))
@@ -125,26 +127,35 @@ class FeedbackReader:
         if self._columns is None:
             check_text(block)
             block = block.removeprefix(BYTE_ORDER_MARK)
-        reader = csv.reader(
-            io.StringIO(decode_block(block, first), newline=""),
-            delimiter=self._separator,
-            strict=True,
-        )
+        text = decode_block(block, first)
+        source = io.StringIO(text, newline="")
+        needs_more, end = False, 0
+
+        def supply() -> Iterator[str]:
+            nonlocal needs_more
+            yield from source
+            needs_more = True
+
+        reader = csv.reader(supply(), delimiter=self._separator, strict=True)
         try:
             for cells in reader:
+                end = source.tell()
                 number = first + reader.line_num - 1
                 if not cells:
                     continue
                 if self._columns is None:
                     self._columns = _read_header(cells, number)
                 elif len(cells) != len(self._columns):
-                    message = f"expected {len(self._columns)} cells like the header"
+                    message = f"expected {len(self._columns)} cells as in the header"
                     self._refuse(number, f"{message}, got {len(cells)}")
                 else:
                     named = zip(self._columns, map(str.strip, cells), strict=True)
                     yield number, {name: cell for name, cell in named if cell}
         except csv.Error as error:
-            raise ClientError(f"line {first + reader.line_num - 1}: {error}") from error
+            if self._is_last or not needs_more:
+                raise ClientError(f"line {first + reader.line_num - 1}: {error}") from error
+            # The block ends within a quoted cell.
+            self._lines.put_back(text[end:].encode())
 
     def _write_lines(self, rows: Iterable[tuple[int, Any]]) -> Iterator[bytes]:
         lines: list[bytes] = []
@@ -173,7 +184,8 @@ class FeedbackReader:
         """Return the log's line for a row.
 
         Raises:
-            ValueError: it names the field, the value and what was expected.
+            ValueError: the row is invalid; the message has the field, the value and what is
+                expected.
         """
         if type(row) is not dict:
             raise ValueError(f"expected an object with id and label, got {describe(row)}")
@@ -238,8 +250,8 @@ def _read_header(cells: Iterable[str], line: int) -> list[str]:
 def _read_row(value: Any) -> int:
     is_number = type(value) is str and value.isascii() and value.isdigit()
     number = int(value) if is_number and len(value) <= len(str(MAX_ROW)) else value
-    if type(number) is not int or not 0 <= number < MAX_ROW:
-        raise ValueError(f"row: expected an integer from 0, got {describe(value)}")
+    if type(number) is not int or not 0 <= number <= MAX_ROW:
+        raise ValueError(f"row: expected an integer from 0 to {MAX_ROW}, got {describe(value)}")
     return number
 
 

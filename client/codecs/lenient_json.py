@@ -1,4 +1,4 @@
-"""Lenient JSON, as callers of other servers write it: with NaN, infinities and exact integers.
+"""Lenient JSON, as clients of other servers write it: NaN and infinities are allowed.
 
 orjson rejects NaN and infinities, so bodies that hold them are read by the standard library.
 """
@@ -13,9 +13,9 @@ from typing import Any
 # `Inf` outside strings; TensorFlow Serving reads it as Infinity. Matching strings to their end, or
 # to the end of the text, takes linear time.
 _INF = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*"?)|\bInf\b', re.DOTALL)
-# A lone surrogate: Python accepts it, but it is not a character.
+# An escape. The group `lone` matches a lone surrogate: Python accepts it, but it is no character.
 _ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<half>u[dD][89a-fA-F])|.)", re.DOTALL
+    r"\\(?:u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|(?P<lone>u[dD][89a-fA-F])|.)", re.DOTALL
 )
 _INTEGER_DIGITS = 20
 _MIN_INT64, _MAX_UINT64 = -(2**63), 2**64 - 1
@@ -36,12 +36,13 @@ def loads(text: str, pairs_hook: PairsHook | None = None, *, ignore_trailing: bo
         ignore_trailing: whether to ignore text after the document.
 
     Raises:
-        JsonError: the text is not JSON, or nested too deeply.
+        JsonError: the text is not JSON, is nested too deeply, or holds a lone surrogate or a number
+            out of range.
     """
     decoder = json.JSONDecoder(
         object_pairs_hook=pairs_hook, parse_int=_parse_integer, parse_float=_parse_float
     )
-    if "\\u" in text and any(match["half"] for match in _ESCAPE.finditer(text)):
+    if "\\u" in text and any(match["lone"] for match in _ESCAPE.finditer(text)):
         raise JsonError("lone surrogate in a string")
     has_inf = "Inf" in text
     if has_inf:

@@ -10,10 +10,10 @@ from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature
 
 
 def find_signature(schema: Schema, name: Any) -> tuple[str, Signature]:
-    """Return a signature and its name; the default one if the name is empty.
+    """Return a signature's name and the signature; the default one's if the name is empty.
 
     Raises:
-        ClientError: the model has no such signature.
+        ClientError: the name is not a string, or the model has no such signature.
     """
     if not isinstance(name, str):
         raise ClientError(f"signature_name: expected a string, got {describe(name)}")

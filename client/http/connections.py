@@ -74,7 +74,7 @@ class Connections:
                 self._sweep_stalled(now)
                 self._metrics.publish()
             except Exception:
-                log.exception("connections could not be checked")
+                log.exception("stalled connections could not be checked, or metrics not published")
 
     def _sweep_stalled(self, now: float) -> None:
         for connection, stall in list(self._stalled.items()):

@@ -1,7 +1,7 @@
 """The Flask application: the page, and every route of the API.
 
-Behind the project's own HTTP server it serves only the page, the docs and static files; under
-`flask run` or another WSGI server it serves everything, with the same gateway.
+Behind the project's own HTTP server it serves only the page, the docs, training reports and static
+files; under `flask run` or another WSGI server it serves everything, with the same gateway.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _read_body(max_bytes: int) -> bytes:
     """Return the request's body.
 
     Raises:
-        ClientError: it is too large.
+        ClientError: the body is too large.
     """
     try:
         body = request.get_data(cache=False)

@@ -1,4 +1,4 @@
-"""Bridges from threads to the gateway's event loop, started if necessary."""
+"""Bridges from threads to the gateway's event loop; the gateway is started if necessary."""
 
 from __future__ import annotations
 

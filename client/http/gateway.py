@@ -101,7 +101,11 @@ class Gateway:
         predictions = Predictions(self.metrics, self._log)
         pipeline = Pipeline(self.predictor, self._arms, self._shadow, predictions, self.responder)
         self._batcher: DynamicBatcher[Lane] = DynamicBatcher(
-            pipeline.answer, limits, self._client.pool.slots, self.metrics.waiting_seconds.observe
+            pipeline.answer,
+            limits,
+            self._client.pool.slots,
+            self.metrics.waiting_seconds.observe,
+            self.predictor.unshared_slots,
         )
         self.metrics.waiting = lambda: self._batcher.waiting
         self.tables = TableRequests(

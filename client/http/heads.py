@@ -16,7 +16,7 @@ from client.http.messages import HttpRequest
 from client.http.request_body import too_large
 from client.http.routing import Route
 
-MAX_URLS, MAX_URL_LENGTH = 1024, 256
+MAX_CACHED_URLS, MAX_CACHED_URL_LENGTH = 1024, 256
 MAX_HEAD_BYTES = 128 * 1024
 HEAD_TOO_LONG = f"the head is too long; expected at most {MAX_HEAD_BYTES} bytes"
 TRAILERS_TOO_LONG = f"the trailers are too long; expected at most {MAX_HEAD_BYTES} bytes"
@@ -35,7 +35,7 @@ class Head:
         version: the HTTP version.
         method_name: the method as text.
         headers: value by name.
-        target: the path as sent, and the query.
+        path_and_query: the path as sent, and the query.
         route: its route; None if the ASGI application handles it.
         expects_100: whether the caller sent `Expect: 100-continue`.
         is_streamed: whether the body (a table or feedback) is streamed to its handler.
@@ -48,7 +48,7 @@ class Head:
     version: str = ""
     method_name: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    target: tuple[str, str] = ("", "")
+    path_and_query: tuple[str, str] = ("", "")
     route: Route | None = None
     expects_100: bool = False
     is_streamed: bool = False
@@ -70,7 +70,7 @@ class RequestMessage:
         caller: the name of its API key.
         chunks: pieces of the body, if it is buffered.
         size: bytes of the body so far.
-        stream: takes the body of a table piece by piece.
+        stream: takes the body piece by piece, if it is streamed.
         complete: whether the whole message has arrived.
         error: the error to respond with, if any.
         started: whether it is being handled.
@@ -107,8 +107,8 @@ def read_head(
     size = len(url) + sum(len(key) + len(value) + MIN_SEPARATORS for key, value in raw)
     if size > MAX_HEAD_BYTES:
         return Head(raw, url, method, version, name, error=ClientError(HEAD_TOO_LONG, 431))
-    headers, target = _join_headers(raw), _split_target(url)
-    route = gateway.route(HttpRequest(name, *target, headers))
+    headers, path_and_query = _join_headers(raw), _split_target(url)
+    route = gateway.route(HttpRequest(name, *path_and_query, headers))
     is_streamed = route is not None and route.is_streamed(name, headers)
     settings = gateway.settings
     limit = settings.max_table_bytes if is_streamed else settings.max_body_bytes
@@ -120,7 +120,17 @@ def read_head(
         error = too_large(limit)
     expects_100 = headers.get("expect", "").lower() == "100-continue"
     return Head(
-        raw, url, method, version, name, headers, target, route, expects_100, is_streamed, error
+        raw,
+        url,
+        method,
+        version,
+        name,
+        headers,
+        path_and_query,
+        route,
+        expects_100,
+        is_streamed,
+        error,
     )
 
 
@@ -135,7 +145,7 @@ def _join_headers(raw: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 
 def _split_target(url: bytes) -> tuple[str, str]:
     """Return the path as sent and the query of a request target."""
-    return _cached_target(url) if len(url) <= MAX_URL_LENGTH else _parse_target(url)
+    return _cached_target(url) if len(url) <= MAX_CACHED_URL_LENGTH else _parse_target(url)
 
 
 def _parse_target(url: bytes) -> tuple[str, str]:
@@ -147,7 +157,7 @@ def _parse_target(url: bytes) -> tuple[str, str]:
     return path.decode("latin-1"), query.decode("latin-1")
 
 
-_cached_target = lru_cache(MAX_URLS)(_parse_target)
+_cached_target = lru_cache(MAX_CACHED_URLS)(_parse_target)
 
 
 @lru_cache(maxsize=256)

@@ -1,4 +1,4 @@
-"""The languages of the page: which one a request gets, and its strings."""
+"""The page's languages: the choice of one for a request, and its strings."""
 
 from __future__ import annotations
 

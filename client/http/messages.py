@@ -19,7 +19,7 @@ class HttpRequest:
         path: as sent: percent-encoded, without the query.
         query: the text after `?`; empty without one.
         headers: value by name in lower case.
-        body: decompressed; empty while it is still arriving.
+        body: empty while it is still arriving; as sent, until the gateway decompresses it.
     """
 
     __slots__ = ("body", "headers", "method", "path", "query")

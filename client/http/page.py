@@ -1,7 +1,7 @@
 """The page at `/`: an explorer of the served model.
 
-The template is a frame; `static/app.js` fills it from the API and from the model's facts, which the
-page holds as JSON.
+The template is a frame; `static/app.js` fills it from the API and from facts about the model, which
+the page holds as JSON.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def blueprint(get_bridge: Callable[[], Bridge], settings: Settings) -> Blueprint
             reports=reports.versions(settings.reports, schema.model),
             rollout=settings.rollout is not None,
             feedback=settings.log is not None,
+            accepts_missing=settings.missing_values != "refuse",
         )
         return _render("page.html", model=schema.model, modules=MODULES, data=data)
 

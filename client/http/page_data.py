@@ -1,4 +1,4 @@
-"""The model's facts for the page's scripts, as JSON."""
+"""Facts about the model for the page's scripts, as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ MIN_PIXELS = 8
 RANK_WITH_CHANNELS = 4
 
 
-def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool, feedback: bool) -> Json:
+def model_data(
+    schema: Schema,
+    *,
+    reports: Sequence[int],
+    rollout: bool,
+    feedback: bool,
+    accepts_missing: bool,
+) -> Json:
     """Return the facts about a served version that the page needs.
 
     Args:
@@ -32,6 +39,7 @@ def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool, feedbac
         reports: versions of the model whose training report can be shown.
         rollout: whether another version may be on trial.
         feedback: whether `/feedback` is on.
+        accepts_missing: whether the service accepts missing values where the model does.
 
     Returns:
         `columns` has a field for each column; it is empty if the model's rows do not fit into a
@@ -52,7 +60,7 @@ def model_data(schema: Schema, *, reports: Sequence[int], rollout: bool, feedbac
         "reports": reports,
         "rollout": rollout,
         "feedback": feedback,
-        "columns": _fields(schema),
+        "columns": _fields(schema, accepts_missing),
         "signatures": {name: _signature(s) for name, s in schema.signatures.items()},
         "example": _example(schema),
     }
@@ -63,7 +71,7 @@ def data_block(data: Any) -> str:
     return orjson.dumps(data).decode().replace("<", "\\u003c")
 
 
-def _fields(schema: Schema) -> list[Json]:
+def _fields(schema: Schema, accepts_missing: bool) -> list[Json]:
     """Return the form's fields; none if the model's rows do not fit into a form."""
     signature = schema.signatures.get(DEFAULT_SIGNATURE)
     if signature is None or not signature.batched:
@@ -74,7 +82,9 @@ def _fields(schema: Schema) -> list[Json]:
     if order is None or schema.description is None:
         return [_plain_field(name, spec) for name, spec in sorted(signature.inputs.items())]
     columns: Mapping[str, Column] = {c.name: c for c in schema.description.columns}
-    return [_described_field(columns[name], signature.inputs[name]) for name in order]
+    return [
+        _described_field(columns[name], signature.inputs[name], accepts_missing) for name in order
+    ]
 
 
 def _plain_field(name: str, spec: TensorSpec) -> Json:
@@ -120,7 +130,7 @@ def _picture(spec: TensorSpec) -> Json | None:
     }
 
 
-def _described_field(column: Column, spec: TensorSpec) -> Json:
+def _described_field(column: Column, spec: TensorSpec, accepts_missing: bool) -> Json:
     return {
         "name": column.name,
         "kind": column.kind,
@@ -129,7 +139,7 @@ def _described_field(column: Column, spec: TensorSpec) -> Json:
         "range": column.range,
         "examples": [_text(column.example(class_index, spec.dtype)) for class_index in (0, 1)],
         "values": column.vocabulary,
-        "missing": column.takes_missing(spec.dtype),
+        "missing": accepts_missing and column.takes_missing(spec.dtype),
         "picture": None,
     }
 

@@ -144,7 +144,7 @@ class TablePredictions:
     Attributes:
         id: their id; None if they are not logged.
         caller: name of the API key.
-        started: time when the request began to arrive.
+        started: when its handling began.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """uvicorn's HTTP/1.1 protocol, with a fast path for API requests.
 
 An API request is handed to the gateway when its message is complete, and its response is written to
-the connection, without a task or ASGI messages. Everything else goes to the ASGI application, as in
-uvicorn's own protocol.
+the connection, without a task or ASGI messages. A task answers tables and feedback while they
+arrive. Everything else goes to the ASGI application, as in uvicorn's own protocol.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class ApiProtocol(ReceivingProtocol):
             self._finish()
 
     async def _stream(self, message: RequestMessage) -> None:
-        """Answer a table as it arrives."""
+        """Answer a table or feedback as it arrives."""
         assert message.stream is not None
         assert message.route is not None
         request = message.request

@@ -203,7 +203,7 @@ class ReceivingProtocol(HttpToolsProtocol):
             head = self._last_head = read_head(
                 self.headers, self.url, method, version, self._gateway
             )
-        request = HttpRequest(head.method_name, *head.target, head.headers)
+        request = HttpRequest(head.method_name, *head.path_and_query, head.headers)
         keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
         message = RequestMessage(request, head, keep_alive and not self._half_closed)
         self._incoming = message

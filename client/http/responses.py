@@ -1,4 +1,4 @@
-"""JSON responses."""
+"""JSON responses, and headers about predictions."""
 
 from __future__ import annotations
 

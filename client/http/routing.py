@@ -13,17 +13,17 @@ from client.http.messages import HttpRequest, HttpResponse
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
-MAX_ROUTES, MAX_LENGTH = 1024, 256
+MAX_CACHED_ROUTES, MAX_CACHED_PATH_LENGTH = 1024, 256
 
-Handle = Callable[[HttpRequest, Deadline], Awaitable[HttpResponse]]
+Handler = Callable[[HttpRequest, Deadline], Awaitable[HttpResponse]]
 # Takes the request, the name of its API key, its body, and its deadline.
-Upload = Callable[
+UploadHandler = Callable[
     [HttpRequest, str | None, AsyncIterator[bytes], Deadline], Awaitable[HttpResponse]
 ]
 
 
 class Lane(NamedTuple):
-    """A queue of predictions that can share a call: one target, one dialect, one arm.
+    """The key of a queue, whose predictions can share calls.
 
     Attributes:
         target: the model, and the version if it is determined.
@@ -58,10 +58,10 @@ class Route:
     name: str
     methods: tuple[str, ...] | None
     lane: Lane | None = None
-    handle: Handle | None = None
+    handle: Handler | None = None
     options: Callable[[HttpRequest], Mapping[str, str]] | None = None
     table: Target | None = None
-    upload: Upload | None = None
+    upload: UploadHandler | None = None
     limited: bool = True
     headers: tuple[tuple[str, str], ...] = ()
 
@@ -106,6 +106,7 @@ class Router:
         api = self._apis.get(path.split("/", 2)[1].lower()) if path.startswith("/") else None
         route = api.route(request) if api else None
         # Most requests are for a few paths, but callers choose them, so bound the cache.
-        if route is not None and len(path) <= MAX_LENGTH and len(self._routes) < MAX_ROUTES:
+        is_cacheable = len(path) <= MAX_CACHED_PATH_LENGTH and len(self._routes) < MAX_CACHED_ROUTES
+        if route is not None and is_cacheable:
             self._routes[key] = route
         return route

@@ -24,5 +24,7 @@ def request_timeout(request: HttpRequest, max_seconds: float) -> float:
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
-        raise ClientError(f'X-Request-Timeout: expected seconds greater than 0, got "{value[:40]}"')
+        raise ClientError(
+            f'X-Request-Timeout: expected a number of seconds greater than 0, got "{value[:40]}"'
+        )
     return min(seconds, max_seconds)

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from client.errors import DeadlineExceededError, ResourceExhaustedError, UnavailableError
+from client.inference.unshared_slots import UnsharedSlots
 from client.observability.request_context import REQUESTS, RequestContext
 from client.serving import deadlines
 from client.serving.deadlines import Deadline, Watch
@@ -91,6 +93,7 @@ class DynamicBatcher(Generic[Lane]):
         limits: Limits | None = None,
         slots: Callable[[], int] = lambda: 1,
         observe: Callable[[float], None] = lambda seconds: None,
+        unshared_slots: UnsharedSlots | None = None,
     ) -> None:
         """Create an empty batcher.
 
@@ -99,6 +102,7 @@ class DynamicBatcher(Generic[Lane]):
             limits: limits of batches and of the queue.
             slots: returns how many batches of a lane may be in flight.
             observe: called with the seconds for which a batch's first job was queued.
+            unshared_slots: slots for requests that are sent alone.
         """
         self._run = run
         self._limits = limits or Limits()
@@ -109,7 +113,7 @@ class DynamicBatcher(Generic[Lane]):
         self._waiting_size = 0
         self._watch: Watch[Job] = Watch(self._expire)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unshared_slots = asyncio.Semaphore(self._limits.calls)
+        self._unshared_slots = unshared_slots or UnsharedSlots(self._limits.calls)
 
     @property
     def waiting(self) -> int:
@@ -188,10 +192,12 @@ class DynamicBatcher(Generic[Lane]):
                 self._queues.pop(queue.lane, None)
 
     async def _serve_alone(self, queue: _Queue[Lane], job: Job) -> None:
-        async with self._unshared_slots:
-            if not job.done:
-                self._dequeue(job)
-                await self._answer(queue.lane, [job])
+        # A job that gets no slot in time expires.
+        with suppress(DeadlineExceededError):
+            async with self._unshared_slots.slot(job.deadline):
+                if not job.done:
+                    self._dequeue(job)
+                    await self._answer(queue.lane, [job])
 
     def _take(self, queue: _Queue[Lane]) -> list[Job]:
         """Take as many jobs as fit into a batch; each has at least one row."""

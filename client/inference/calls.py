@@ -5,16 +5,15 @@ Outputs are split between requests only if they have one row for each input row.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
 from client.codecs.batches import Batch, Call, row_count
-from client.errors import ClientError, DeadlineExceededError, ServerError, server_error
+from client.errors import ClientError, ServerError, server_error
 from client.inference.batching import Limits
+from client.inference.unshared_slots import UnsharedSlots
 from client.serving.deadlines import Deadline
 from client.serving.flows import Prediction
 
@@ -40,19 +39,24 @@ class BatchSender:
     """Sends batches in calls of a bounded number of rows."""
 
     def __init__(
-        self, send: SendCall, limits: Limits, observe: BatchObserver = lambda requests, rows: None
+        self,
+        send: SendCall,
+        limits: Limits,
+        unshared_slots: UnsharedSlots,
+        observe: BatchObserver = lambda requests, rows: None,
     ) -> None:
         """Create a sender.
 
         Args:
             send: makes one call.
             limits: limits of calls.
-            observe: called before each call with its requests and rows.
+            unshared_slots: slots for unshared calls.
+            observe: called before each call with the numbers of its requests and rows.
         """
         self._send = send
         self._limits = limits
         self._observe = observe
-        self._unshared_slots = asyncio.Semaphore(limits.calls)
+        self._unshared_slots = unshared_slots
         # Maximum rows per call of signatures that take fewer than the limit.
         self._max_rows: dict[Hashable, int] = {}
 
@@ -88,28 +92,9 @@ class BatchSender:
         Raises:
             ClientError: the call failed.
         """
-        async with self.slot(deadline):
+        async with self._unshared_slots.slot(deadline):
             self._observe(1, row_count(call.inputs))
             return await self._send(target, schema, call, deadline.remaining(), server)
-
-    @asynccontextmanager
-    async def slot(self, deadline: Deadline) -> AsyncIterator[None]:
-        """Wait for a slot for an unshared call.
-
-        Raises:
-            DeadlineExceededError: no slot was free in time.
-        """
-        if self._unshared_slots.locked():
-            try:
-                await asyncio.wait_for(self._unshared_slots.acquire(), deadline.remaining())
-            except asyncio.TimeoutError:
-                raise DeadlineExceededError("there was no answer in time") from None
-        else:
-            await self._unshared_slots.acquire()
-        try:
-            yield
-        finally:
-            self._unshared_slots.release()
 
     async def call(
         self, target: Any, schema: Any, batch: Batch, deadline: Deadline, server: Any

@@ -157,7 +157,8 @@ def refuse(findings: list[Finding], *kinds: str, rows_before: int = 0) -> None:
         rows_before: number of the request's rows in earlier calls.
 
     Raises:
-        ClientError: it names the row, the column, the value and what was expected.
+        ClientError: a value is of one of these kinds; the message has the row, the column, the
+            value and what was expected.
     """
     refused = [finding for finding in findings if finding.kind in kinds]
     if refused:

@@ -18,6 +18,7 @@ from client.inference.attempts import Attempts, Checks, Outcome
 from client.inference.batching import Limits
 from client.inference.calls import BatchObserver, BatchSender
 from client.inference.golden import GoldenObserver
+from client.inference.unshared_slots import UnsharedSlots
 from client.inference.verified_servers import VerifiedServers
 from client.serving.async_client import AsyncServingClient
 from client.serving.client import Prediction, Target
@@ -37,6 +38,7 @@ class Predictor:
         client: the client of the model servers.
         servers: the servers that may answer for each version.
         schemas: the versions' schemas.
+        unshared_slots: slots for unshared calls.
         stable: adds a rollout's stable version to a target without version or label.
     """
 
@@ -53,7 +55,7 @@ class Predictor:
         Args:
             client: the client of the model servers.
             limits: limits of calls and of the queue.
-            observe: called before each call with its requests and rows.
+            observe: called before each call with the numbers of its requests and rows.
             checks: checks for values not seen in training.
             observe_golden: called with the result of each version's golden rows on a server.
         """
@@ -62,7 +64,9 @@ class Predictor:
         self.schemas = self.servers.schemas
         self.stable: Callable[[Target], Target] = lambda target: target
         self._checks = checks or Checks(frozenset(), lambda model, kind, counts: None)
-        self._sender = BatchSender(self._call, limits or Limits(), observe)
+        limits = limits or Limits()
+        self.unshared_slots = UnsharedSlots(limits.calls)
+        self._sender = BatchSender(self._call, limits, self.unshared_slots, observe)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def run(
@@ -250,7 +254,7 @@ class Predictor:
         """
         call = self.client.classify if method == "classify" else self.client.regress
         avoid = await self.servers.to_avoid(target, deadline, on_trial=on_trial)
-        async with self._sender.slot(deadline):
+        async with self.unshared_slots.slot(deadline):
             return await self._call_any(
                 lambda server: call(
                     target,

@@ -41,7 +41,7 @@ class VerifiedServers:
         return self._golden.result(servers[0], model, version) if servers else None
 
     async def learn(self, target: Target, deadline: Deadline) -> None:
-        """Load a target's schema on every server, and check each with its golden rows."""
+        """Load a target's schema from every answering server, and check its golden rows there."""
 
         async def learn_one(server: Server) -> None:
             with suppress(ClientError):
@@ -77,7 +77,7 @@ class VerifiedServers:
         """Check that a server passes the golden rows of a target's version, if it has any.
 
         Raises:
-            UnavailableError: no server passes.
+            UnavailableError: no server passes, or none has described the version in time.
         """
         await self.learn(target, deadline)
         results = {server: self._golden_result(target, server) for server in self._pool.servers}

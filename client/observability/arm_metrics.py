@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-# Fine enough to compare the arms' high percentiles: each bound is 25 % above the previous one.
+# Fine enough to compare the arms' high percentiles: each bound is 25% above the previous one.
 FINE_SECONDS = (*(0.00025 * 1.25**power for power in range(48)), 10.0)
 
 _ARM = ("model", "version", "arm")

@@ -1,4 +1,4 @@
-"""Drift between requested rows and training rows, from counts per bin.
+"""Drift between the rows in requests and the training rows, from counts per bin.
 
 `monitoring` computes the same statistics for its jobs; a test compares them. Distribution of the
 index without drift: Yurdakul (2018), "Statistical properties of the population stability index".
@@ -44,7 +44,7 @@ def assess_shift(counts: Array, shares: Array, training_rows: int, columns: int 
     """Compare counts per bin with the shares in training.
 
     Args:
-        counts: requested rows in each bin, including missing and other values.
+        counts: rows in requests in each bin, including missing and other values.
         shares: the share of the training rows in the same bins.
         training_rows: number of training rows.
         columns: number of columns judged together.
@@ -59,7 +59,7 @@ def assess_shift(counts: Array, shares: Array, training_rows: int, columns: int 
 
 
 def smooth(counts: Array, shares: Array, training_rows: int) -> tuple[Array, Array]:
-    """Return the shares of requested and training rows, with half a row added to each bin.
+    """Return the shares of the rows in requests and in training, with half a row added to each bin.
 
     Bins that are empty in both are left out. The half row keeps logarithms finite.
     """
@@ -95,11 +95,11 @@ def noise_limit(bins: int, rows: int, training_rows: int, columns: int = 1) -> f
 
     Without drift the index is about chi-square with `bins` - 1 degrees of freedom, times
     1/rows + 1/training_rows. The last factor allows for the heavier tail with few rows: without it,
-    2 % of windows of 100 rows would exceed the 1 % limit.
+    2% of windows of 100 rows would exceed the 1% limit.
 
     Args:
         bins: number of bins.
-        rows: number of requested rows.
+        rows: number of rows in requests.
         training_rows: number of training rows.
         columns: number of columns judged together.
     """

@@ -1,6 +1,6 @@
-"""Counts of requested rows, per bin of the reference in a model's description.
+"""Counts of the rows in requests, per bin of the reference in a model's description.
 
-Rows are buffered, then counted a few hundred at a time with one numpy operation. The counts go to
+Rows are buffered, then counted in blocks of a few hundred, numbers with numpy. The counts go to
 Prometheus periodically, since incrementing thousands of shared counters per call is too slow.
 """
 
@@ -31,7 +31,7 @@ PROBABILITY = "probability"
 PROBABILITY_COLUMN = ""
 MISSING, OTHER = "missing", "other"
 MAX_COLUMNS, MAX_BINS = 200, 12
-# Rows counted in one operation.
+# Rows are counted once this many are buffered, and numbers in blocks of as many.
 BLOCK_ROWS = 512
 NUMERIC_KINDS = ("numeric", "date", "")
 _INTEGER = re.compile(r"-?\d{1,19}", re.ASCII)
@@ -44,8 +44,8 @@ class BinnedColumn:
     Attributes:
         name: the column's name; empty for the model's own probability.
         kind: numeric, date, categorical or boolean; empty for the probability.
-        edges: upper ends of all bins but the last; numbers only.
-        values: the values with a bin of their own; categories only.
+        edges: upper ends of all bins but the last; empty for categories and booleans.
+        values: the values with a bin of their own; empty for numbers and dates.
         shares: the share of the training rows in each bin, then missing and other.
     """
 
@@ -96,6 +96,11 @@ class Reference:
                 raise ValueError(f'column "{entry["name"]}": shares do not fit the bins')
             if len(shares) <= MAX_BINS:
                 binned.append(BinnedColumn(entry["name"], entry["kind"], edges, values, shares))
+            elif not binned:  # the probability, which cannot be left out
+                limit = MAX_BINS - 2
+                raise ValueError(
+                    f"probability: expected at most {limit} bins, got {len(edges) + 1}"
+                )
         return cls(int(document["rows"]), tuple(binned))
 
 

@@ -22,7 +22,7 @@ from client.settings import METRICS_DIRECTORY
 # the variable on import.
 SHARED = METRICS_DIRECTORY in os.environ
 
-# From a cached response on loopback to the longest usual timeout.
+# From the fastest responses on loopback to the longest usual timeout.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 # The thousands of counters of rows per bin are published less often.
 DRIFT_SECONDS = 0.5
@@ -37,7 +37,7 @@ class Metrics:
 
     Attributes:
         waiting: returns the number of requests waiting for a call.
-        drift: counts requested rows.
+        drift: counts the rows in requests.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,8 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "client_http_request_seconds",
-            "Time from the first byte of a request to its response",
+            "Time from the end of a request, or of its head if the body is streamed, to the "
+            "response",
             ("route",),
             buckets=SECONDS,
             registry=self.registry,
@@ -107,8 +108,8 @@ class Metrics:
         self.drift = DriftCounts(
             Counter(
                 "client_drift_rows_total",
-                "Requested rows, per bin of the model's training reference; the column of its own "
-                "probability is empty",
+                "Rows in requests, per bin of the model's training reference; the column of its "
+                "own probability is empty",
                 ("model", "version", "column", "bin"),
                 registry=self.registry,
             )

@@ -91,7 +91,7 @@ class PredictionLog:
         self._entries.append((call, size))
 
     def close(self) -> None:
-        """Write the queued rows, and seal the segments; blocks."""
+        """Write the queued rows, and seal the segments; block for up to `CLOSE_SECONDS`."""
         self._stopping.set()
         self._thread.join(CLOSE_SECONDS)
 
@@ -192,7 +192,7 @@ class PredictionLog:
             )
 
     def _start_version(self, schema: Schema) -> None:
-        """Create a version's counters, and warn about columns to leave out that it lacks."""
+        """Create the model's counters, and warn about columns to leave out that do not exist."""
         if (schema.model, schema.version) in self._versions:
             return
         self._versions.add((schema.model, schema.version))

@@ -83,7 +83,7 @@ class Tracing:
             method: the HTTP method.
             path: the path as sent.
             route: the pattern of the path.
-            headers: headers by lower-case name.
+            headers: value by name in lower case.
         """
         method = method if method in _METHODS else "_OTHER"
         return self._tracer.start_span(
@@ -119,7 +119,7 @@ class Tracing:
             span.set_attribute("feature_flag.result.variant", arm)
 
     def begin_call(self, rpc: str, address: str, contexts: Sequence[RequestContext]) -> CallSpan:
-        """Return the span of a gRPC call: a child of the first request's, linked to the others'.
+        """Return the span of a gRPC call: a child of one request's span, linked to the others'.
 
         Args:
             rpc: the gRPC method.

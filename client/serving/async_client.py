@@ -31,6 +31,9 @@ class AsyncServingClient:
             await client.predict("breast_cancer", frame)
 
     The methods take, return and raise the same as those of `ServingClient`.
+
+    Attributes:
+        pool: the servers, one for each address.
     """
 
     def __init__(
@@ -42,11 +45,7 @@ class AsyncServingClient:
         observe: Observer = lambda rpc, code, seconds: None,
         tracing: Tracing | None = None,
     ) -> None:
-        """Prepare the channels, as `ServingClient` does; `tracing` records calls as spans.
-
-        Attributes:
-            pool: the servers, one for each address.
-        """
+        """Prepare the channels, as `ServingClient` does; `tracing` records calls as spans."""
         self.address = address
         self.timeout = timeout
         self.pool = ServerPool(address, tls)

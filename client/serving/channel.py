@@ -23,8 +23,8 @@ DEFAULT_TIMEOUT = 5.0
 Observer = Callable[[str, grpc.StatusCode, float], None]
 
 # Format: https://github.com/grpc/grpc/blob/master/doc/service_config.md
-# Calls that no server has begun to process are retried within a shared budget, so that a server
-# that is down does not get three times as many calls.
+# Calls that fail with UNAVAILABLE are retried within a shared budget, so that a server that is down
+# does not get three times as many calls.
 _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [

@@ -15,7 +15,7 @@ now = time.monotonic
 
 
 class Deadline:
-    """The time by which a response is due, across all of its calls.
+    """The time by which a response is due, shared by all calls made for it.
 
     Attributes:
         end: the time, by the clock `now`.

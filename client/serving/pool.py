@@ -27,7 +27,7 @@ RESOLVE_SECONDS = 5.0
 # Interval and timeout of probes to an ejected server.
 PROBE_SECONDS = 0.5
 PROBE_TIMEOUT = 1.0
-# A call is late after LATE_SECONDS, or after a multiple of the slowest recent call.
+# A call is late after LATE_SECONDS or a multiple of the slowest recent call, whichever is longer.
 LATE_SECONDS = 1.0
 LATE_FACTOR = 4.0
 SLOWEST_DECAY = 0.99

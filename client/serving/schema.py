@@ -79,7 +79,7 @@ class Description:
         label_name: the label column's name; empty if the model does not say.
         reference: JSON text, the distribution of the training rows; None if absent.
         golden: JSON text, rows with the probabilities that training computed; None if absent.
-        intervals: 95 % intervals of the metrics; empty if the model does not give them.
+        intervals: 95% intervals of the metrics; empty if the model does not give them.
     """
 
     columns: tuple[Column, ...]

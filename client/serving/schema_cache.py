@@ -55,7 +55,7 @@ class SchemaCache:
         self._client = client
         self._on_load = on_load
         self._entries: dict[_Key, _Entry] = {}
-        # A version is the same on every server, and may be gone from one that has just answered.
+        # A version has the same schema on every server, and may be unloaded right after it answers.
         self._versions: dict[tuple[str, int], Schema] = {}
         self._requests: dict[_Key, asyncio.Task[Schema]] = {}
 
@@ -108,7 +108,7 @@ class SchemaCache:
     async def load_version(
         self, target: Target, version: int, server: Server, deadline: Deadline
     ) -> Schema:
-        """Return the schema of the version that a server has just answered with."""
+        """Return the schema of the version a server answered with; cache it for the target."""
         schema = self._versions.get((target.model, version))
         if schema is None:
             schema = await self.load(Target(target.model, version), server, deadline)
@@ -128,7 +128,7 @@ class SchemaCache:
         request = self._requests.get(key)
         if request is None:
             request = self._requests[key] = asyncio.create_task(self._fetch_once(key))
-            # Retrieve the exception even if no caller is waiting any more.
+            # asyncio logs exceptions that nobody retrieves, and every caller may have timed out.
             request.add_done_callback(lambda task: task.cancelled() or task.exception())
         # A waiter may time out without cancelling the request for the others.
         await asyncio.wait({request}, timeout=deadline.remaining())

@@ -11,6 +11,9 @@ from client.serving.protos import DataType, TensorProto
 
 Array = npt.NDArray[Any]
 
+# numpy's limit; TensorFlow's is 254.
+MAX_RANK = 64
+
 STRING = DataType.Value("DT_STRING")
 BOOL = DataType.Value("DT_BOOL")
 # numpy has no bfloat16; its values are float32 here, which holds all of them.

@@ -57,7 +57,7 @@ def drift(
     prometheus: str | None,
     as_json: bool,
 ) -> None:
-    """Compare requested rows with training rows, column by column.
+    """Compare the rows in requests with the training rows, column by column.
 
     Reads the gateways' counters, so no row needs to be stored. A column's verdict is alarm only if
     its population stability index reaches 0.25 and exceeds the noise limit.
@@ -124,7 +124,7 @@ def select_version(
 
 
 def _print_table(model: str, version: Version, drifts: list[ColumnDrift]) -> None:
-    title = f"{escape(model)} {version.number}: requested rows against training rows"
+    title = f"{escape(model)} {version.number}: rows in requests against training rows"
     table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=0)
     # Narrow terminals fold names and pairs instead of truncating them.
     table.add_column("column", overflow="fold")

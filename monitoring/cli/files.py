@@ -58,7 +58,7 @@ def compact(log: Path, keep_days: int | None, keep_bytes: int | None, as_json: b
     if result.waiting:
         click.echo(
             f"{result.waiting:,} segments wait for `python -m monitoring ship`; to stop "
-            f"shipping, stop it and remove {log / STATE}"
+            f"shipping, stop that command and remove {log / STATE}"
         )
 
 
@@ -69,7 +69,7 @@ def compact(log: Path, keep_days: int | None, keep_bytes: int | None, as_json: b
 @JSON
 @report_errors
 def forget(log: Path, ids: tuple[str, ...], callers: tuple[str, ...], as_json: bool) -> None:
-    """Remove all rows of predictions or callers from segments, Parquet files and datasets.
+    """Remove all rows of the given ids and callers from segments, Parquet files and datasets.
 
     Waits up to two minutes for the gateways to complete their open segments. Models trained on
     the rows are kept.

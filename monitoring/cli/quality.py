@@ -35,7 +35,7 @@ from monitoring.versions import find_versions
     type=Duration(),
     default="28d",
     show_default=True,
-    help="Use only predictions from the last period, such as 12h, 28d or 4w.",
+    help="Maximum age of predictions, such as 12h, 28d or 4w.",
 )
 @click.option(
     "--html",

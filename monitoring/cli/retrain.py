@@ -33,7 +33,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=Duration(),
         default="90d",
         show_default=True,
-        help="Use labelled predictions from the last period.",
+        help="Maximum age of labelled predictions to train on.",
     ),
     click.option(
         "--min-labels",

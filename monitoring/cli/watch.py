@@ -46,7 +46,8 @@ from monitoring.watching import Watcher, WatchSettings
     "floors",
     multiple=True,
     metavar="METRIC=VALUE",
-    help=f"Retrain if a metric's entire interval is worse: {', '.join(METRICS)}.",
+    help="Retrain if a metric's entire confidence interval is worse than VALUE: "
+    f"{', '.join(METRICS)}.",
 )
 @click.option("--on-drift", is_flag=True, help="Retrain if a column's verdict is alarm.")
 @click.option(
@@ -54,14 +55,14 @@ from monitoring.watching import Watcher, WatchSettings
     type=Duration(),
     default="6h",
     show_default=True,
-    help="Minimum time between two retrainings.",
+    help="Minimum time between two retraining runs.",
 )
 @click.option(
     "--max-per-day",
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Maximum number of retrainings in 24 hours.",
+    help="Maximum number of retraining runs in 24 hours.",
 )
 @click.option("--once", is_flag=True, help="Run one round, then exit; status 1 if a step fails.")
 @recipe_options
@@ -91,7 +92,7 @@ def watch(
 ) -> None:
     """Record counters, compact the log, publish drift and quality, and retrain when due.
 
-    Every trigger requires --min-labels labelled rows in the window; drift alone never retrains.
+    Every trigger, including --on-drift, requires --min-labels labelled rows in the window.
     Options after -- go to `python -m training fit`.
     """
     if data is None and (every or floors or on_drift or training_options):

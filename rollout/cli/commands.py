@@ -44,7 +44,7 @@ def init(controller: Controller, as_json: bool) -> None:
 
     Run this before the model servers start: it writes their model config file.
     """
-    _change(controller, as_json, lambda state, time: state)
+    _change(controller, as_json, lambda state, now: state)
 
 
 @_command
@@ -64,7 +64,8 @@ def start(
 ) -> None:
     """Roll out VERSION, by default the newest.
 
-    Returns when VERSION gets its first requests; `watch` judges it and takes the remaining steps.
+    Returns when VERSION is loaded and its first step begins; `watch` judges it and takes the
+    remaining steps.
     A rollout in progress keeps its settings, except --steps, unless an option changes them.
     """
     if percent is not None:
@@ -88,7 +89,7 @@ def shadow(controller: Controller, settings: Settings, version: int | None, as_j
 def promote(controller: Controller, as_json: bool) -> None:
     """Make the candidate stable now, whatever the evidence."""
     servers = controller.servers()
-    _change(controller, as_json, lambda state, time: actions.promote(state, servers, time))
+    _change(controller, as_json, lambda state, now: actions.promote(state, servers, now))
 
 
 @_command
@@ -104,7 +105,7 @@ def rollback(controller: Controller, as_json: bool) -> None:
     It stays loaded for --hold, so this takes a second.
     """
     servers = controller.servers()
-    _change(controller, as_json, lambda state, time: actions.roll_back(state, servers, time))
+    _change(controller, as_json, lambda state, now: actions.roll_back(state, servers, now))
 
 
 def _change(
@@ -136,11 +137,11 @@ def _start(
     published = versions(controller.directory)
     candidate = newest(controller.directory) if version is None else version
     state = controller.change(
-        lambda state, time: actions.start(
+        lambda state, now: actions.start(
             state,
             candidate,
             published,
-            time,
+            now,
             f"started version {candidate} by hand",
             **_select_settings(state, settings),
         )

@@ -37,7 +37,7 @@ class Duration(click.ParamType[float]):
         """Return seconds."""
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)", str(value))
         if match is None:
-            self.fail(f"expected a time such as 90s, 10m or 1h, got {value!r}", param, ctx)
+            self.fail(f"expected a duration such as 90s, 10m or 1h, got {value!r}", param, ctx)
         seconds = float(match[1]) * _UNITS[match[2]]
         if seconds > _MAX_DAYS * _UNITS["d"]:
             self.fail(f"expected at most {_MAX_DAYS:,} days, got {value!r}", param, ctx)
@@ -154,7 +154,7 @@ _TOLERANCE = click.option(
     "--tolerance",
     type=Percent(0, 100, min_open=True),
     default=5.0,
-    help="Largest increase in bad calls that passes a step, in percent of the calls.",
+    help="Largest tolerated increase in bad calls, in percent of the calls.",
 )
 _HOLD = click.option(
     "--hold", type=DURATION, default="1h", help="How long the previous version stays loaded."

@@ -24,7 +24,7 @@ TICK_SECONDS = 1.0
 @click.option(
     "--auto",
     is_flag=True,
-    help="Roll out newly published versions with these steps; if several, only the newest.",
+    help="Roll out newly published versions with --steps; if there are several, only the newest.",
 )
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Port for Prometheus metrics.")
 @click.option("--metrics-host", default="127.0.0.1", help="Address to listen on.")

@@ -50,5 +50,5 @@ class ConfigPoller:
             except Exception:
                 log.exception("reloading the configuration failed")
             if problem and problem != self._last_problem:
-                log.error("the configuration is not changed: %s", problem)
+                log.error("keeping the current configuration: %s", problem)
             self._last_problem = problem

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 class _Load:
     run: Callable[[], None]
     on_timeout: Callable[[], None]
-    is_done: bool = False
+    slot_freed: bool = False
 
 
 class LoadExecutor:
@@ -80,9 +80,9 @@ class LoadExecutor:
     def _free_slot(self, load: _Load) -> bool:
         """Free a load's slot; return False if it was already free."""
         with self._lock:
-            if load.is_done:
+            if load.slot_freed:
                 return False
-            load.is_done = True
+            load.slot_freed = True
             self._running -= 1
             self._start_pending()
             return True

@@ -87,7 +87,7 @@ class Manager:
                 return
             stream = self._streams.setdefault(name, ServableStream())
             stream.set_aspired(set(versions))
-            # Load the newest first: requests without a version wait for it.
+            # Load the newest first: requests without a version go to it.
             for number in sorted(versions, reverse=True):
                 harness = stream.harnesses.get(number)
                 if harness is None or harness.may_load_again():
@@ -148,6 +148,12 @@ class Manager:
             harnesses = stream.harnesses if stream else {}
             return [harnesses[number] for number in sorted(harnesses, reverse=True)]
 
+    def newest_aspired(self, name: str) -> ServableHarness | None:
+        """Return a model's newest aspired version, if there is one."""
+        with self._changed:
+            stream = self._streams.get(name)
+            return stream.newest_aspired() if stream else None
+
     def is_available(self, name: str, version: int | None = None) -> bool:
         """Return whether a version of a model, or any of its versions, is available."""
         with self._changed:
@@ -197,10 +203,11 @@ class Manager:
 
     def _run_load(self, stream: ServableStream, harness: ServableHarness) -> None:
         with self._changed:
-            if self._closing:
+            # The last attempt may have timed out while its retry was being scheduled.
+            if self._closing or harness.state is State.END:
                 return
             if not harness.aspired:
-                self._fail(harness, harness.last_error)
+                self._end(harness, harness.last_error)
                 return
             harness.attempts += 1
             self._set_state(harness, State.LOADING)
@@ -223,7 +230,7 @@ class Manager:
                 if harness.aspired and harness.attempts <= self._options.max_num_load_retries:
                     self._retry_later(stream, harness)
                 else:
-                    self._fail(harness, error)
+                    self._end(harness, error)
             self._unload_surplus(stream)
 
     def _try_to_load(self, harness: ServableHarness) -> tuple[Servable | None, ServingError | None]:
@@ -259,7 +266,7 @@ class Manager:
         with self._changed:
             if harness.state is State.LOADING and not self._closing:
                 harness.last_error = error
-                self._fail(harness, error)
+                self._end(harness, error)
                 self._unload_surplus(stream)
 
     def _retry_later(self, stream: ServableStream, harness: ServableHarness) -> None:
@@ -277,7 +284,7 @@ class Manager:
     def _unload_surplus(self, stream: ServableStream) -> None:
         """Unload versions that are not aspired.
 
-        If others are aspired but none is available yet, keep the newest.
+        If others are aspired but not yet available, keep the newest of those to unload.
         """
         available = stream.available()
         surplus = [harness for harness in available if not harness.aspired]
@@ -306,7 +313,7 @@ class Manager:
                 self._begin_load(self._streams[harness.name], new_harness)
         log.info("Done unloading servable version %s", harness)
 
-    def _fail(self, harness: ServableHarness, error: ServingError | None) -> None:
+    def _end(self, harness: ServableHarness, error: ServingError | None) -> None:
         harness.error = error
         self._set_state(harness, State.END)
 

@@ -59,6 +59,10 @@ class ServableHarness:
     def __str__(self) -> str:
         return f"{{name: {self.name} version: {self.version}}}"
 
+    def is_in_first_load(self) -> bool:
+        """Return whether the version is not available, but no attempt to load it has failed."""
+        return self.state is not State.AVAILABLE and self.last_error is None
+
     def may_load_again(self) -> bool:
         """Return whether the version has ended and may be loaded again.
 
@@ -86,10 +90,14 @@ class ServableStream:
             for harness in self.harnesses.values():
                 harness.dropped |= not harness.aspired
 
+    def newest_aspired(self) -> ServableHarness | None:
+        """Return the newest aspired version, if there is one."""
+        aspired = [harness for harness in self.harnesses.values() if harness.aspired]
+        return max(aspired, key=lambda harness: harness.version, default=None)
+
     def newest_settled(self) -> ServableHarness | None:
         """Return the newest aspired version if it is AVAILABLE or has failed, else None."""
-        aspired = [harness for harness in self.harnesses.values() if harness.aspired]
-        newest = max(aspired, key=lambda harness: harness.version, default=None)
+        newest = self.newest_aspired()
         if newest is None:
             return None
         # A version that ended without an error was unloaded and is about to be loaded again.

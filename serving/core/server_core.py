@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from serving.core.manager import Manager
 from serving.core.model_config import ModelConfig, check_platforms, parse_model_configs
 from serving.core.servable_harness import ServableHarness
@@ -201,7 +203,8 @@ class _RetryTimeout:
     """Limits how long the start waits for retries of failed loads.
 
     TensorFlow Serving waits until any version of a model has loaded or failed. This server waits
-    for the newest, but only briefly if another version is available.
+    for the first attempt to load the newest, and for its retries only briefly if another version is
+    available.
     """
 
     def __init__(self, manager: Manager, names: Sequence[str]) -> None:
@@ -210,12 +213,14 @@ class _RetryTimeout:
         self._failed_at: float | None = None
 
     def has_expired(self) -> bool:
-        harnesses = [h for name in self._names for h in self._manager.harnesses(name)]
-        if all(harness.last_error is None for harness in harnesses):
+        newest = [self._manager.newest_aspired(name) for name in self._names]
+        if all(harness is None or harness.last_error is None for harness in newest):
             self._failed_at = None
             return False
         if self._failed_at is None:
             self._failed_at = time.monotonic()
+        if any(harness is None or harness.is_in_first_load() for harness in newest):
+            return False
         all_available = all(self._manager.is_available(name) for name in self._names)
         seconds = MAX_RETRY_WAIT_SECONDS_IF_AVAILABLE if all_available else MAX_RETRY_WAIT_SECONDS
         return time.monotonic() - self._failed_at > seconds
@@ -241,6 +246,7 @@ def _check_available(settled: Sequence[ServableHarness]) -> None:
             for harness in failed
             if harness.error is not None
         )
-        raise ServingError.from_number(
-            2, f"{len(failed)} model(s) did not become available: {{{reasons}}}"
+        raise ServingError(
+            grpc.StatusCode.UNKNOWN,
+            f"{len(failed)} model(s) did not become available: {{{reasons}}}",
         )

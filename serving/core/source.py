@@ -16,10 +16,10 @@ from serving.core.model_config import ModelConfig
 
 log = logging.getLogger(__name__)
 
-# A number as absl::SimpleAtoi parses it: spaces around it and a plus sign are allowed.
+# A number as absl::SimpleAtoi parses it: whitespace around it and a plus sign are allowed.
 VERSION_NAME = re.compile(r"[\t-\r ]*\+?([0-9]+)[\t-\r ]*", re.ASCII)
 MAX_VERSION = 2**63 - 1
-# Longer names exceed `MAX_VERSION` unless they have leading zeros.
+# Keeps int() cheap and below its digit limit; longer names exceed `MAX_VERSION` unless padded.
 MAX_NAME_LENGTH = 255
 
 Aspire = Callable[[str, Mapping[int, Path]], None]
@@ -33,7 +33,7 @@ class Source:
 
         Args:
             aspire: called with a model's name and the paths of its versions.
-            poll_wait_seconds: time between two polls; 0: poll once; negative: never.
+            poll_wait_seconds: time between two polls; 0: poll only in `update`; negative: never.
         """
         self._aspire = aspire
         self._poll_wait_seconds = poll_wait_seconds

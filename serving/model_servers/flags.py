@@ -64,7 +64,7 @@ def _flag(default: Any, text: str, kind: Any = None, **settings: Any) -> Any:
 class Flags:
     """The values of the supported flags.
 
-    They are tensorflow_model_server's, and bind_address, reload_root and load_timeout_seconds.
+    They are tensorflow_model_server's, plus bind_address, reload_root and load_timeout_seconds.
     """
 
     port: int = _flag(
@@ -107,7 +107,9 @@ class Flags:
         show_envvar=True,
     )
     file_system_poll_wait_seconds: float = _flag(
-        1.0, "Seconds between listings of the versions; 0: only at startup; negative: never."
+        1.0,
+        "Seconds between listings of the versions; 0: only at startup and on reloads; "
+        "negative: never.",
     )
     allow_version_labels_for_unavailable_models: bool = _flag(
         False, "Allow new labels for versions that are not available."

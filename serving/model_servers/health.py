@@ -24,7 +24,7 @@ SHORT_NAMES = ("PredictionService", "ModelService")
 # Importing these modules registers the services' descriptors and then fails, because they were
 # generated for an older protobuf.
 _DESCRIPTOR_MODULES = ("model_service_pb2", "prediction_service_pb2")
-_STATUS = health_pb2.HealthCheckResponse
+_Response = health_pb2.HealthCheckResponse
 
 Send = Callable[[Any], None]
 
@@ -44,7 +44,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         # One thread, so that watches receive the changes in order.
         self._send_pool = ThreadPoolExecutor(1, "watches")
         self._lock = threading.Lock()
-        self._statuses: Mapping[str, int] = {"": _STATUS.NOT_SERVING}
+        self._statuses: Mapping[str, int] = {"": _Response.NOT_SERVING}
         self._watches: dict[Send, str] = {}
         self._report_numbers = itertools.count()
         self._latest_report = -1
@@ -55,14 +55,14 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         status = self._statuses.get(request.service)
         if status is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}")
-        return _STATUS(status=status)
+        return _Response(status=status)
 
     def Watch(self, request: Any, context: Any, send: Send) -> None:
         """Send the status now and whenever it changes."""
         with self._lock:
             self._watches[send] = request.service
-            status = self._statuses.get(request.service, _STATUS.SERVICE_UNKNOWN)
-            self._send_pool.submit(send, _STATUS(status=status))
+            status = self._statuses.get(request.service, _Response.SERVICE_UNKNOWN)
+            self._send_pool.submit(send, _Response(status=status))
             if self._ending:
                 self._send_pool.submit(send, None)
         if not context.add_callback(lambda: self._watches.pop(send, None)):
@@ -77,7 +77,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         available = dict.fromkeys(SHORT_NAMES, True) | models
         available[""] = bool(models) and all(models.values())
         statuses = {
-            name: _STATUS.SERVING if is_available else _STATUS.NOT_SERVING
+            name: _Response.SERVING if is_available else _Response.NOT_SERVING
             for name, is_available in available.items()
         }
         with self._lock:
@@ -89,7 +89,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """Report NOT_SERVING for everything from now on and end the watches."""
         with self._lock:
             self._ending = True
-            self._update(dict.fromkeys(self._statuses, _STATUS.NOT_SERVING))
+            self._update(dict.fromkeys(self._statuses, _Response.NOT_SERVING))
             for send in list(self._watches):
                 self._send_pool.submit(send, None)
 
@@ -97,9 +97,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """Replace the statuses and send the changes to the watches; the lock must be held."""
         old, self._statuses = self._statuses, statuses
         for send, name in list(self._watches.items()):
-            status = statuses.get(name, _STATUS.SERVICE_UNKNOWN)
-            if status != old.get(name, _STATUS.SERVICE_UNKNOWN):
-                self._send_pool.submit(send, _STATUS(status=status))
+            status = statuses.get(name, _Response.SERVICE_UNKNOWN)
+            if status != old.get(name, _Response.SERVICE_UNKNOWN):
+                self._send_pool.submit(send, _Response(status=status))
 
 
 class _ReflectionServicer(reflection.ReflectionServicer):

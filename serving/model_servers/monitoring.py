@@ -1,6 +1,7 @@
 """Metrics under TensorFlow Serving's names, for `--monitoring_config_file`.
 
-Unlike TensorFlow Serving's, they have labels for version and signature, and include MultiInference.
+Unlike TensorFlow Serving's, those of requests and runs have a version label, the request count has
+a signature label, and all include MultiInference.
 """
 
 from __future__ import annotations
@@ -131,13 +132,13 @@ class Monitoring:
         return int(sum(sample.value for metric in metrics for sample in metric.samples))
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
+        """Return all metrics in the Prometheus text format."""
         text = _SUFFIX.sub(rb"\1", generate_latest(self._registry))
         self._remove_histograms()
         return text
 
     def _remove_histograms(self) -> None:
-        """Remove the histograms of versions that had ended before the last scrape.
+        """Remove the histograms of versions that had ended by the previous scrape.
 
         By now, their last calls have been recorded and scraped. Counters stay, because reload
         responses report their increase.

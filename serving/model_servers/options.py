@@ -35,7 +35,7 @@ class GrpcOptions:
         socket_path: a UNIX socket to listen on too; with port 0, it is the only address.
         credentials: certificates for TLS; None: no TLS.
         channel_arguments: arguments of gRPC itself.
-        max_threads: maximum number of requests answered concurrently; None: see `server.THREADS`.
+        max_threads: maximum number of concurrent requests; None: see `server.MIN_THREADS`.
     """
 
     bind_address: str
@@ -55,7 +55,7 @@ class ServerOptions:
         config_file: the file of `config`; None: no file.
         config_poll_seconds: interval for rereading the file; 0: never.
         reload_root: the directory that must contain a reload's base paths; None: anywhere.
-        poll_wait_seconds: interval for listing base paths; 0: once; negative: never.
+        poll_wait_seconds: interval for listing base paths; see `Source`.
         grpc: options of the gRPC port.
         http: options of the HTTP port; None: no HTTP port.
         loader: options for loading one version.

@@ -23,7 +23,7 @@ Handler = Callable[[Any, Cancelled], Any]
 def unary_method(request_type: Any, handle: Handler, *, threads: int = 0) -> Any:
     """Return a unary gRPC method; a ServingError that `handle` raises becomes its status.
 
-    It parses the bytes itself: gRPC's status for malformed ones differs from TensorFlow Serving's.
+    It parses requests itself: gRPC's status for malformed ones differs from TensorFlow Serving's.
 
     Args:
         request_type: the request's message class.

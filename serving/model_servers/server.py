@@ -37,7 +37,7 @@ DRAIN_SECONDS = 10.0
 SIGNAL_POLL_SECONDS = 0.2
 # Too many threads compete for the interpreter: on two cores, 8 threads answered a tenth fewer
 # requests than 4. With a single thread, a slow model would block the others.
-THREADS = 4
+MIN_THREADS = 4
 # Each request that waits for a batch occupies a thread.
 BATCHING_THREADS = 256
 DEFAULT_ARGUMENTS: ChannelArguments = (
@@ -73,7 +73,7 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
         on_config=lambda: health.report(core),
     )
     server = _build_grpc_server(options, core, monitoring, health)
-    # Report addresses in use before models load; open the ports afterwards.
+    # Fail before models load if an address is in use; open the ports afterwards.
     if options.grpc.port:
         bind_socket(options.grpc.bind_address, options.grpc.port).close()
     http = HttpServer(options.http, core, monitoring) if options.http else None
@@ -114,7 +114,7 @@ def serve(options: ServerOptions, stop: threading.Event) -> None:
 def _build_grpc_server(
     options: ServerOptions, core: ServerCore, monitoring: Monitoring, health: HealthServicer
 ) -> grpc.Server:
-    default_threads = max(THREADS, os.cpu_count() or 1)
+    default_threads = max(MIN_THREADS, os.cpu_count() or 1)
     if options.loader.batching:
         default_threads = BATCHING_THREADS
     server = grpc.server(

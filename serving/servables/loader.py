@@ -50,7 +50,7 @@ class LoaderOptions:
             default the request's thread runs them in turn: handing over a small graph costs more
             than running it, and kernels use all cores for large operations anyway.
         warmup_iterations: runs of each warm-up request; 0: no warm-up.
-        batching: batching options; None: requests are computed one by one.
+        batching: batching options; None: requests are not batched.
         responses: options of the responses.
     """
 

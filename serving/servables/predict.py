@@ -42,11 +42,11 @@ def predict(servable: Servable, request: Any, cancelled: Cancelled = never) -> A
     if servable.options.check_method:
         _check_method(signature)
     _complete_inputs(request.inputs, signature)
-    arrays = [_decode(request.inputs[name], name) for name in signature.inputs]
+    inputs = [_decode(request.inputs[key], key) for key in signature.inputs]
     outputs = _select_outputs(request.output_filter, signature)
     _check_dtypes(request.inputs, signature)
     fetches = [signature.outputs[output] for output in outputs]
-    values = servable.run(API, [*signature.inputs.values()], fetches, arrays, cancelled)
+    values = servable.run(API, [*signature.inputs.values()], fetches, inputs, cancelled)
     response = predict_pb2.PredictResponse()
     servable.write_spec(response.model_spec, name)
     for output, value in zip(outputs, values, strict=True):

@@ -44,7 +44,8 @@ def page(browser: Browser) -> Iterator[Page]:
     page.on("requestfailed", lambda request: print("failed:", request.url, request.failure))
     page.on("console", lambda message: print(f"console {message.type}: {message.text}"))
     yield page
-    # A handler of a polled request may still be running.
+    # End polls, whose route handlers would outlive the page.
+    page.goto("about:blank")
     page.unroute_all(behavior="ignoreErrors")
     page.close()
     assert errors == []

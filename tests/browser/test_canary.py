@@ -77,6 +77,11 @@ def test_canary_curve_is_drawn_beside_the_stable_one(
     expect(legend.locator("span").last).to_have_text(message)
     page.unroute("**:predict")
 
+    page.route("**/stats", lambda route: route.abort())
+    page.reload()
+    expect(card.locator("svg .curve")).to_have_count(1)
+    page.unroute("**/stats")
+
     set_state(phase="canary", canary=NAN, percent=1.0)
     page.reload()
     message = "Version 3 (canary): Its outputs are not probabilities."

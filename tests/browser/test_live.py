@@ -130,9 +130,9 @@ def test_unreachable_service_is_reported_until_it_returns(page: Page, client_url
     expect(error).to_be_hidden()
 
 
-def add_rollout_and_monitoring(route: Route) -> None:
-    """Add a rollout, drift and a log to the real statistics."""
-    stats: dict[str, Any] = route.fetch().json()
+def stats_with_rollout_and_monitoring(url: str) -> dict[str, Any]:
+    """Return the real statistics with a rollout, drift and a log."""
+    stats: dict[str, Any] = requests.get(f"{url}/stats", timeout=10).json()
     stats["arms"] = [
         {"version": 2, "arm": "canary", "requests": 40, "failed": 4, "p50": 0.002, "p99": 0.03},
         {"version": 1, "arm": "control", "requests": 0, "failed": 0, "p50": None, "p99": None},
@@ -143,7 +143,7 @@ def add_rollout_and_monitoring(route: Route) -> None:
         "canary": 2,
         "percent": 5.0,
         "shadow": None,
-        "reason": "10 % of the canary's calls fail",
+        "reason": "10% of the canary's calls fail",
     }
     column = {"column": "<b>worst</b>", "psi": 0.31, "limit": 0.1, "verdict": "alarm"}
     too_few = {"column": "mean_area", "psi": None, "limit": 0.1, "verdict": "too few rows"}
@@ -154,23 +154,25 @@ def add_rollout_and_monitoring(route: Route) -> None:
         "bytes": 1_012_000,
         "feedback": {"accepted": 17, "refused": 2},
     }
-    route.fulfill(json=stats)
+    return stats
 
 
 def test_rollout_drift_and_log_are_shown_if_enabled(
     page: Page, browser: Browser, client_url: str
 ) -> None:
+    stats = stats_with_rollout_and_monitoring(client_url)
     phone = browser.new_page(viewport={"width": 320, "height": 640}, color_scheme="dark")
     for window in (page, phone):
-        window.route("**/stats", add_rollout_and_monitoring)
+        window.route("**/stats", lambda route: route.fulfill(json=stats))
         window.goto(f"{client_url}/#live")
         details = window.locator(".details")
-        expect(details).to_contain_text("10 % of the canary's calls fail")
+        expect(details).to_contain_text("10% of the canary's calls fail")
+        expect(details.get_by_text("Reason", exact=True)).to_be_visible()
         expect(details.get_by_role("row", name="canary")).to_contain_text("10.0%")
         drifted = details.locator("tbody tr", has_text="<b>worst</b>")
         expect(drifted).to_contain_text("drifted")
         expect(details.locator("tbody tr", has_text="mean_area")).to_contain_text("too few rows")
-        expect(details).to_contain_text("Drift, over 1,200 rows")
+        expect(details).to_contain_text("Drift, rows: 1,200")
         expect(details.locator("dl").last.locator("dd")).to_have_text(["1,100", "7", "1 MB", "17"])
     check_accessible(phone)
     assert phone.evaluate("document.documentElement.scrollWidth") <= 320

@@ -46,7 +46,9 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     config = starter.folder / "models.config"
     config.write_text(f"model_config_list {{ {' '.join(configs)} }}")
     server = starter.model_server(f"--model_config_file={config}")
-    yield {name: starter.client(server.address, CLIENT_MODEL=name).address for name in MODELS}
+    urls = {name: starter.client(server.address, CLIENT_MODEL=name).address for name in MODELS}
+    refusing = starter.client(server.address, CLIENT_MODEL="flats", CLIENT_MISSING_VALUES="refuse")
+    yield {**urls, "refusing": refusing.address}
     starter.stop()
 
 
@@ -126,6 +128,19 @@ def test_only_columns_with_missing_values_can_be_left_empty(flats: Page) -> None
     expect(contribution_of(page, "income")).to_have_text("−2.00")
     expect(contribution_of(page, "district")).to_have_text("−2.00")
     page.get_by_label("Age (years)").fill(" ")
+    expect(page.locator(".field.invalid .fault")).to_have_text("expected a number")
+
+
+def test_page_offers_no_missing_values_that_the_service_refuses(
+    page: Page, urls: dict[str, str]
+) -> None:
+    page.goto(f"{urls['refusing']}/#whatif")
+    expect(page.locator(".column svg").first).to_be_visible()
+    expect(page.locator("#change p")).to_contain_text("makes it leaves")
+    assert "missing" not in page.locator(".column option").all_text_contents()
+    page.locator("#tabs a", has_text="Predict").click()
+    assert "missing" not in page.locator("form option").all_text_contents()
+    page.locator("[name=income]").fill("")
     expect(page.locator(".field.invalid .fault")).to_have_text("expected a number")
 
 

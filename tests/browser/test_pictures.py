@@ -17,10 +17,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(left: tuple[int, int, int], right: tuple[int, int, int]) -> bytes:
-    """Return a picture of two colours, four times as large as the model's."""
+def png(left: tuple[int, ...], right: tuple[int, ...]) -> bytes:
+    """Return a picture of two RGB or RGBA colours, four times as large as the model's."""
     row = b"\0" + bytes(left) * (2 * WIDTH) + bytes(right) * (2 * WIDTH)
-    size = struct.pack(">IIBBBBB", 4 * WIDTH, 4 * HEIGHT, 8, 2, 0, 0, 0)
+    colour_type = 2 if len(left) == 3 else 6
+    size = struct.pack(">IIBBBBB", 4 * WIDTH, 4 * HEIGHT, 8, colour_type, 0, 0, 0)
     pixels = zlib.compress(row * (4 * HEIGHT))
     chunks = chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
@@ -52,5 +53,12 @@ def test_picture_is_sent_as_scaled_pixels_or_as_bytes(
     assert list(row["image_bytes"]) == ["b64"]
     page.get_by_label("Picture for grey").set_input_files(tmp_path / "no.png")
     expect(page.get_by_text("This browser cannot read no.png as a picture.")).to_be_visible()
+    # A transparent pixel does not show the previous picture.
+    (tmp_path / "half.png").write_bytes(png((255, 255, 255, 255), (255, 255, 255, 0)))
+    page.get_by_label("Picture for colour").set_input_files(tmp_path / "half.png")
+    expect(outputs).to_contain_text("colours[127.5,127.5,127.5]")
+    (tmp_path / "flag.png").unlink()
+    page.get_by_label("Picture for image_bytes").dispatch_event("change")
+    expect(page.get_by_text("This browser cannot read flag.png as a picture.")).to_be_visible()
     page.locator("[name=image_bytes]").fill("no base64!")
-    expect(page.locator(".field.invalid .fault")).to_have_text("expected base64, or choose a file")
+    expect(page.locator(".field.invalid .fault")).to_have_text("expected base64 or a file")

@@ -76,7 +76,7 @@ def test_error_states_and_the_paste_dialog_are_accessible(page: Page, client_url
     check_accessible(page)
 
 
-# 640 by 400 is a laptop window at 200 % zoom.
+# 640 by 400 is a laptop window at 200% zoom.
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (640, 400), (1280, 720)])
 def test_views_fit_the_window_and_the_answer_stays_visible(
     browser: Browser, client_url: str, width: int, height: int

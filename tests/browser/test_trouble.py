@@ -100,3 +100,34 @@ def test_last_request_wins(page: Page, client_url: str) -> None:
     held[0].fulfill(json=late)
     page.wait_for_timeout(100)
     expect(page.locator("#label")).to_have_text("malignant")
+
+
+def test_refused_variations_of_the_row_are_not_retried(page: Page, client_url: str) -> None:
+    refused: list[Route] = []
+
+    def refuse(route: Route) -> None:
+        if not is_exploration(route):
+            route.fallback()
+            return
+        refused.append(route)
+        route.fulfill(status=400, json={"error": "row 3 is refused"})
+
+    page.route("**/predict", refuse)
+    page.goto(f"{client_url}/#whatif")
+    expect(page.locator("#view-whatif [role=status]")).to_have_text("row 3 is refused")
+    expect(page.locator("#change p")).to_have_text("row 3 is refused")
+    page.wait_for_timeout(2500)  # longer than the delay before a retry
+    assert len(refused) == 1
+
+
+def test_variations_of_the_row_are_retried_while_unreachable(page: Page, client_url: str) -> None:
+    page.route(
+        "**/predict",
+        lambda route: route.abort() if is_exploration(route) else route.fallback(),
+    )
+    page.goto(f"{client_url}/#whatif")
+    status = page.locator("#view-whatif [role=status]")
+    expect(status).to_have_text("The effects could not be computed; retrying.")
+    page.unroute("**/predict")
+    expect(status).not_to_contain_text("retrying")
+    expect(page.locator(".column svg").first).to_be_visible()

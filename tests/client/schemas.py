@@ -39,13 +39,13 @@ def column(
     return make_column(kind, name, vocabulary, 1.0, 1.0, 0.0, 2.0, (0.5, 1.5), modes, missing, mode)
 
 
-def describing(base: Schema, *columns: Column) -> Schema:
+def with_description(base: Schema, *columns: Column) -> Schema:
     """Return `base` with a description of its columns."""
     description = Description(columns, ("no", "yes"), 0.5, "2025-01-02T03:04:05+00:00", {})
     return replace(base, description=description)
 
 
-def labelled(base: Schema, label_name: str) -> Schema:
+def with_label_name(base: Schema, label_name: str) -> Schema:
     """Return `base` with the name of its label column."""
     assert base.description is not None
     return replace(base, description=replace(base.description, label_name=label_name))
@@ -54,7 +54,7 @@ def labelled(base: Schema, label_name: str) -> Schema:
 def schema(columns: tuple[str, ...] = (), /, **inputs: TensorSpec) -> Schema:
     """Return a schema with one signature, and a description if there are columns."""
     plain = _make_schema({"serving_default": Signature(inputs, {"y": COLUMN})})
-    return describing(plain, *map(column, columns)) if columns else plain
+    return with_description(plain, *map(column, columns)) if columns else plain
 
 
 def numeric(*names: str) -> Schema:
@@ -64,7 +64,7 @@ def numeric(*names: str) -> Schema:
         "dense": Signature({"features": TensorSpec(FLOAT, (None, len(names)))}, OUTPUTS),
         "serving_default": Signature(dict.fromkeys(sorted(names), COLUMN), OUTPUTS),
     }
-    return describing(_make_schema(signatures), *map(column, names))
+    return with_description(_make_schema(signatures), *map(column, names))
 
 
 def mixed() -> Schema:
@@ -81,10 +81,10 @@ def mixed() -> Schema:
     dtypes = (FLOAT, FLOAT, STRING, STRING, STRING, INT64, BOOL)
     inputs = {c.name: TensorSpec(d, (None,)) for c, d in zip(columns, dtypes, strict=True)}
     signature = Signature(dict(sorted(inputs.items())), OUTPUTS)
-    return describing(_make_schema({"serving_default": signature}), *columns)
+    return with_description(_make_schema({"serving_default": signature}), *columns)
 
 
-def explaining(base: Schema) -> Schema:
+def with_explain(base: Schema) -> Schema:
     """Return `base` with the signature `explain`."""
     inputs = base.signatures["serving_default"].inputs
     outputs = {"bias": COLUMN, "contribution": TensorSpec(FLOAT, (None, len(inputs)))}

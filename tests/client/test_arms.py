@@ -344,7 +344,7 @@ def test_requests_that_name_their_arm_are_not_copied(tmp_path: Path) -> None:
 def test_schemas_with_different_date_formats_do_not_read_alike() -> None:
     day = schemas.column("day", kind="date")
     first, different, same = (
-        schemas.describing(schemas.numeric("day"), replace(day, form=form))
+        schemas.with_description(schemas.numeric("day"), replace(day, form=form))
         for form in ("day/month/year", "month/day/year", "day/month/year")
     )
     assert first.reads_like(same)

@@ -315,12 +315,32 @@ def test_large_request_does_not_wait_for_the_call_in_flight() -> None:
 
 @pytest.mark.parametrize("calls", [1, 2, 5])
 def test_unshared_calls_wait_for_a_free_slot(calls: int) -> None:
-    for options in ({"rows": 1}, {"batched": False}, {"alone_size": 1}):
+    for options in (
+        {"rows": 1},
+        {"batched": False},
+        {"alone_size": 1},
+        {"alone_size": 1, "batched": False},
+    ):
         server = FakeServer(latencies=[5])
         outcomes = run_requests([Request(at=0, rows=1)] * 5, server, calls=calls, **options)
         assert not any(outcome.error for outcome in outcomes)
         assert server.max_in_flight == calls
         assert rows_per_call(server) == [1] * 5
+
+
+def test_all_kinds_of_unshared_calls_share_one_limit() -> None:
+    server = FakeServer(latencies=[5])
+
+    async def send_both() -> None:
+        shared = SharedCalls(server.send, Limits(calls=2, alone_size=24))
+        await asyncio.gather(
+            send_all(shared, [Request(at=0, rows=6)] * 3),
+            send_all(shared, [Request(at=0, rows=1, group="n")] * 3, batched=False),
+        )
+
+    run(send_both())
+    assert len(server.calls) == 6
+    assert server.max_in_flight == 2
 
 
 def test_call_that_waits_for_a_slot_times_out() -> None:

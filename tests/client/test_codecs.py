@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.codecs import Codec, Payload
-from client.codecs.batches import Call, is_same_call
+from client.codecs.batches import Call, byte_size, is_same_call
 from client.codecs.json.codec import JsonPredictions
 from client.codecs.oip.infer import OipInferences
 from client.codecs.tfs_rest.codec import RestPredictions
@@ -135,3 +135,9 @@ def test_batched_responses_encode_as_they_do_alone(codec: Codec) -> None:
             response = responses[index]
             assert orjson.loads(response.body) == orjson.loads(expected.body)
             assert (response.status, response.headers) == (200, headers)
+
+
+def test_size_of_strings_includes_their_bytes_in_any_number_of_dimensions() -> None:
+    for shape in ((), (1,), (1,) * 64):
+        array = np.full(shape, b"abc", object)
+        assert byte_size(array) == array.nbytes + 3

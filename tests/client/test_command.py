@@ -152,7 +152,7 @@ ONES = ",".join("1" * 29)
 @pytest.mark.parametrize(
     ("stdin", "message"),
     [
-        ("", 'line 1: column "mean_radius", the first of 30, is missing'),
+        ("", 'line 1: column "mean_radius" is missing, and 29 more'),
         (f"{HEADER}\n", "expected at least one row, got none"),
         (f"{HEADER}\nx,{ONES}\n", 'line 2, column "mean_radius": expected float32, got "x"'),
         (f"{HEADER}\n1,{ONES}\nnone,{ONES}\n", 'line 3, column "mean_radius": expected float32'),
@@ -160,7 +160,7 @@ ONES = ",".join("1" * 29)
         (f"{HEADER}\n٣,{ONES}\n", 'expected float32, got "٣"'),
         ('"a"b,c\n', "line 1: "),
         ('{"signature_name": "x", "instances": [[1]]}', 'has no "x"'),
-        (f"{HEADER}\n1,2\n", "line 2: expected 30 cells like the header"),
+        (f"{HEADER}\n1,2\n", "line 2: expected 30 cells as in the header"),
         (f"{HEADER},extra\n", 'line 1: unknown column "extra"; the columns are mean_radius,'),
         (f"{HEADER},mean_radius\n", 'line 1: duplicate column "mean_radius"'),
         ("[[1]]", "instances[0]: expected 30 values"),

@@ -248,3 +248,16 @@ def test_false_alarm_rate_is_about_one_percent(rows: int, training_rows: int) ->
         ]
         alarms += any(shift.verdict in ("warn", "alarm") for shift in shifts)
     assert alarms <= 8  # at most 2.5 are expected; 1 of 900 correct runs has more than 8
+
+
+def test_reference_with_too_many_probability_bins_is_not_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    probability = {"edges": list(range(1, 11)), "shares": [1 / 11] * 11}
+    schema = with_reference(numeric_schema(), numeric_bins("a", [1.0]), probability=probability)
+    assert load_reference(schema) is None
+    assert "probability: expected at most 10 bins, got 11" in caplog.text
+    call = Call("dense", {"features": np.zeros((1, 3), np.float32)})
+    exported = ExportedCounts()
+    exported.counts.add(schema, call, outputs(0.5))
+    assert exported.by_bin("a") == {}

@@ -29,4 +29,7 @@ def test_most_drifted_column_comes_first() -> None:
         "": "ok",
         "c": "too few rows",  # a single bin cannot show drift
     }
-    assert drift_summary(schemas.numeric("a", "b", "c"), metrics.samples()) is None
+
+
+def test_version_without_a_reference_has_no_summary() -> None:
+    assert drift_summary(schemas.numeric("a", "b", "c"), Metrics().samples()) is None

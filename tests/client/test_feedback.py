@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from client.codecs.feedback import FeedbackReader
+from client.codecs.tables.lines import BLOCK_BYTES
 from client.errors import ClientError
 
 NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
@@ -27,6 +28,12 @@ def read_labels(row: Any, *class_names: str) -> list[str] | str:
     return [orjson.loads(line)["label"] for line in lines]
 
 
+def read_all(reader: FeedbackReader, body: bytes) -> bytes:
+    """Return the log's lines for a body of NDJSON, CSV or TSV."""
+    stored = [lines for block in reader.blocks(body) for lines in reader.read(block)]
+    return b"".join([*stored, *reader.read(reader.flush())])
+
+
 def test_rows_before_a_malformed_line_are_accepted() -> None:
     reader = make_reader("text/csv", "yes", "no")
     valid = "".join(f"a{number},yes\n" for number in range(500))
@@ -40,6 +47,24 @@ def test_rows_before_a_malformed_line_are_accepted() -> None:
     with pytest.raises(ClientError, match="line 502"):
         store(f'id,label\n{valid}b,"ye"s\nc,no\n'.encode())
     assert reader.accepted == b"".join(stored).count(b"\n") == 500
+
+
+def test_quoted_labels_may_span_blocks() -> None:
+    reader = make_reader("text/csv")
+    label = "line\n" * 99 + "end"
+    rows = 3 * BLOCK_BYTES // len(label)
+    lines = read_all(reader, b"id,label\n" + f'a,"{label}"\n'.encode() * rows + b"b,one,more\n")
+    assert [orjson.loads(line)["label"] for line in lines.splitlines()] == [label] * rows
+    assert reader.accepted == rows
+    assert [error["line"] for error in reader.errors] == [100 * rows + 2]
+
+
+@pytest.mark.parametrize("size", [10, 3 * BLOCK_BYTES])
+def test_quoted_label_must_end(size: int) -> None:
+    reader = make_reader("text/csv")
+    with pytest.raises(ClientError, match="line "):
+        read_all(reader, b'id,label\na,"yes"\nb,"' + b"line\n" * (size // 5))
+    assert reader.accepted == 1
 
 
 @pytest.mark.parametrize("label", [True, "true", "TRUE", "True"])

@@ -120,7 +120,7 @@ ONES = ",".join(["1"] * 29)
             "/predict",
             {"instances": [{"mean_radius": 1}]},
             400,
-            '"mean_texture" (float32), the first of',
+            '"mean_texture" (float32) is missing, and 28 more',
         ),
         (
             "/predict",

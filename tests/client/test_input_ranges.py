@@ -19,7 +19,7 @@ from tests.client import schemas
 # Columns a, b and c, each from 0 to 2 in training.
 SCHEMA = schemas.numeric("a", "b", "c")
 NUMBERS = st.floats(-3, 5, width=32) | st.sampled_from([0.0, 2.0, np.nan, np.inf, -np.inf])
-MISSING = schemas.describing(
+MISSING = schemas.with_description(
     SCHEMA, *(schemas.column(name, missing=name == "b") for name in ("a", "b", "c"))
 )
 
@@ -55,7 +55,7 @@ def test_limits_are_rounded_to_the_precision_of_the_input() -> None:
     limit = 0.1  # slightly more as float32
     assert SCHEMA.description is not None
     columns = tuple(replace(c, maximum=limit) for c in SCHEMA.description.columns)
-    schema = schemas.describing(SCHEMA, *columns)
+    schema = schemas.with_description(SCHEMA, *columns)
     assert count_outside(dense([[limit] * 3]), schema) == {}
     assert count_outside(dense([[np.nextafter(np.float32(limit), np.float32(1)), 0, 0]]), schema)
 
@@ -65,7 +65,7 @@ def test_numbers_of_any_dtype_are_compared_without_overflow(dtype: type[np.gener
     assert SCHEMA.description is not None
     first, *others = SCHEMA.description.columns
     for maximum, expected in ((2.5, 1), (1e300, 0)):  # most dtypes cannot hold the second
-        schema = schemas.describing(SCHEMA, replace(first, maximum=maximum), *others)
+        schema = schemas.with_description(SCHEMA, replace(first, maximum=maximum), *others)
         call = Call("serving_default", {"a": np.array([0, 2, 3], dtype)})
         assert sum(count_outside(call, schema).values()) == expected
 

@@ -57,7 +57,7 @@ ONE_INPUT = [
         schemas.spec("STRING", None),
     )
 ]
-EXPLAINED = schemas.explaining(MIXED)
+EXPLAINED = schemas.with_explain(MIXED)
 MODELS = (NUMERIC, MIXED, EVERY_TYPE, *ONE_INPUT, EXPLAINED)
 
 Decode = Callable[[bytes, Schema, Random], None]
@@ -330,9 +330,7 @@ def test_malformed_inputs_are_decoded_or_rejected_quickly_without_leaks() -> Non
     assert all(0.05 < rate < 0.99 for rate in rejection_rates.values()), rejection_rates
 
 
-def test_malformed_requests_do_not_change_later_responses(
-    client_url: str,
-) -> None:
+def test_malformed_requests_do_not_change_later_responses(client_url: str) -> None:
     table = breast_cancer()
     columns = {name: table.features[:3, i].tolist() for i, name in enumerate(table.columns)}
     rows = objects(columns)

@@ -176,7 +176,7 @@ def test_value_of_the_wrong_type_is_rejected_with_its_location(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"city": "Bern"}, 'column "Age (years)" (float32), the first of 3, is missing'),
+        ({"city": "Bern"}, 'column "Age (years)" (float32) is missing, and 2 more'),
         (
             {name: ROW[name] for name in NAMES if name != "rooms"},
             'column "rooms" (int64) is missing',

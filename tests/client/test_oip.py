@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import tensorflow as tf
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
@@ -493,7 +495,7 @@ def test_strings_with_wrong_lengths_are_rejected(data: bytes, count: int) -> Non
 
 
 def test_bool_bytes_other_than_0_and_1_are_rejected() -> None:
-    with pytest.raises(ClientError, match="t: expected bytes 0 and 1 for BOOL"):
+    with pytest.raises(ClientError, match="t: expected a 0 or 1 in each byte of BOOL data"):
         read_binary(memoryview(b"\x00\x02"), (2,), TensorSpec(10, (None,)), "t")
 
 
@@ -622,3 +624,42 @@ def test_version_beyond_int64_is_rejected() -> None:
     assert parsed is not None
     with pytest.raises(ClientError, match="version: expected at most 9223372036854775807"):
         parsed.target()
+
+
+def test_tensors_of_64_dimensions_go_both_ways(tmp_path: Path) -> None:
+    module = tf.Module()
+    double = tf.function(lambda x: {"y": 2 * x}, autograph=False)
+    spec = tf.TensorSpec(None, tf.float32, "x")
+    tf.saved_model.save(module, str(tmp_path / "any/1"), double.get_concrete_function(x=spec))
+
+    def post(url: str, path: str, body: Any) -> tuple[int, Any]:
+        reply = requests.post(url + path, json=body, timeout=10)
+        return reply.status_code, reply.json()
+
+    def nested(value: Any, depth: int) -> Any:
+        return nested([value], depth - 1) if depth else value
+
+    def infer_body(rank: int) -> Any:
+        shape = [1] * rank
+        return {"inputs": [{"name": "x", "shape": shape, "datatype": "FP32", "data": [1.5]}]}
+
+    config = models_config(model_config(tmp_path / "any", "model_version_policy { all {} }"))
+    with (
+        forked.model_server(tmp_path, config) as server,
+        forked.client(tmp_path / "log", server, CLIENT_MODEL="any") as url,
+    ):
+        for path in ("/predict", "/v1/models/any:predict"):
+            status, body = post(url, path, {"inputs": nested(1.5, 64)})
+            assert (status, body["outputs"]) == (200, nested(3.0, 64))
+            assert post(url, path, {"inputs": nested(1.5, 65)})[0] == 400
+            table = io.BytesIO()
+            np.save(table, np.full((1,) * 64, 1.5, np.float32))
+            headers = {"Content-Type": "application/x-npy"}
+            reply = requests.post(url + path, table.getvalue(), headers=headers, timeout=10)
+            assert np.load(io.BytesIO(reply.content)).tolist() == nested(3.0, 64)
+        status, body = post(url, "/v2/models/any/infer", infer_body(64))
+        assert (status, body["outputs"][0]["shape"]) == (200, [1] * 64)
+        assert body["outputs"][0]["data"] == [3.0]
+        status, body = post(url, "/v2/models/any/infer", infer_body(65))
+        assert status == 400
+        assert "expected at most 64 dimensions, got 65" in body["error"]

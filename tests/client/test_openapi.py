@@ -97,7 +97,7 @@ def test_document_is_valid_for_any_model(schema: Schema) -> None:
 
 
 def test_examples_of_dates_can_be_sent_to_v2() -> None:
-    schema = schemas.describing(schemas.numeric("day"), schemas.column("day", kind="date"))
+    schema = schemas.with_description(schemas.numeric("day"), schemas.column("day", kind="date"))
     doc = document([schema], default_model="m", title="t", version="0")
     (example,) = body_schema(doc, "/v2/models/m/infer")["examples"]
     inputs = oip.read(json.dumps(example).encode(), schema).call.inputs
@@ -135,6 +135,20 @@ def test_columns_have_their_ranges_and_categories_from_training(doc: Any) -> Non
     assert {"type": "integer"} in flat["district"]["anyOf"]
     assert {"type": "integer"} not in flat["city"]["anyOf"]
     assert item["required"] == ["Age (years)", "city", "rooms", "balcony"]
+
+
+def test_document_allows_the_labels_of_every_model(server: str, tmp_path: Path) -> None:
+    with forked.client(tmp_path / "out", server, CLIENT_LOG=str(tmp_path / "log")) as url:
+        doc = requests.get(f"{url}/openapi.json", timeout=30).json()
+        labels = [("breast_cancer", "benign"), ("flats", "stays"), ("identity", True)]
+        for model, label in (*labels, ("identity", 1.0)):
+            row = {"id": "a", "label": label}
+            response = requests.post(f"{url}/feedback?model={model}", json=row, timeout=30)
+            assert response.status_code == 202, response.text
+            check(doc, "/feedback", response)
+            Draft202012Validator(body_schema(doc, "/feedback")).validate(row)
+    row_schema = body_schema(doc, "/feedback")["anyOf"][0]
+    assert row_schema["properties"]["label"]["examples"] == ["malignant", "benign"]
 
 
 def test_every_endpoint_is_described(doc: Any) -> None:

@@ -145,9 +145,7 @@ def test_every_response_has_the_request_id(model_server: str, starter: Starter) 
         )
 
 
-def test_log_reports_unknown_settings_the_start_and_errors(
-    starter: Starter,
-) -> None:
+def test_log_reports_unknown_settings_the_start_and_errors(starter: Starter) -> None:
     server = f"127.0.0.1:{free_port()}"
     client = starter.client(
         server, ready=False, CLIENT_SERVICE_HOST="10.0.0.1", CLIENT_PORT="tcp://10.0.0.1:1"

@@ -157,7 +157,7 @@ def test_values_are_logged_as_predict_accepts_them() -> None:
 @pytest.mark.parametrize("signature_name", ["dense", "serving_default"])
 def test_dates_are_logged_as_iso_8601(signature_name: str) -> None:
     columns = (schemas.column("day", kind="date"), schemas.column("x"))
-    schema = schemas.describing(schemas.numeric("day", "x"), *columns)
+    schema = schemas.with_description(schemas.numeric("day", "x"), *columns)
     days = np.array([[19783, 1], [19783.5, 2], [np.nan, 3]])
     inputs = (
         {"features": days} if signature_name == "dense" else {"day": days[:, 0], "x": days[:, 1]}
@@ -291,9 +291,7 @@ def write_and_wait(directory: Path, is_written: Any) -> None:
     time.sleep(60)
 
 
-def test_only_segments_of_dead_processes_are_recovered(
-    tmp_path: Path,
-) -> None:
+def test_only_segments_of_dead_processes_are_recovered(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     is_written = context.Event()
     process = context.Process(target=write_and_wait, args=(tmp_path, is_written))

@@ -234,9 +234,7 @@ def test_new_version_is_discovered_without_requests(
     asyncio.run(watch())
 
 
-def test_invalid_requests_do_not_reload_the_schema_each_time(
-    guarded_server: str,
-) -> None:
+def test_invalid_requests_do_not_reload_the_schema_each_time(guarded_server: str) -> None:
     def reject(schema: Schema) -> Call:
         raise ClientError("wrong")
 

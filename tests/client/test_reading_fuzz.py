@@ -20,7 +20,7 @@ from client.errors import ClientError
 from client.serving.schema import Schema
 from client.serving.tensors import DTYPES, to_proto
 from tests.client.checking import check_refusal
-from tests.client.schemas import any_rank, column, describing, schema, spec
+from tests.client.schemas import any_rank, column, schema, spec, with_description
 
 NAMES = ("x", "y_bytes", 'a "quoted" name')
 SCHEMAS = [
@@ -33,7 +33,7 @@ SCHEMAS = [
     schema(x=spec("HALF", None)),
     schema(x=any_rank("COMPLEX64")),
     schema(NAMES, **{name: spec("FLOAT", None) for name in NAMES}),
-    describing(
+    with_description(
         schema(x=spec("FLOAT", None), y=spec("STRING", None), z=spec("BOOL", None)),
         column("z", "true", "false"),
         column("y", "a", "7", missing=True),
@@ -71,7 +71,7 @@ def to_json(document: Any) -> bytes:
 
 @st.composite
 def bodies(draw: Callable[..., Any]) -> bytes:
-    """Draw JSON, and JSON with bytes inserted, removed or repeated."""
+    """Draw JSON, possibly with bytes inserted, removed or repeated."""
     body = to_json(draw(documents))
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(body)))
@@ -155,10 +155,10 @@ def test_large_and_deep_requests_are_decoded_or_rejected(body: bytes) -> None:
 
 LARGE = fast.LARGE_BYTES
 PAIRS = schema(x=spec("FLOAT", None, 2))
-ONES = schema(x=spec("FLOAT", None))
+SINGLE = schema(x=spec("FLOAT", None))
 GRID = schema(x=spec("DOUBLE", None, 2, 2))
-BOTH = schema(x=spec("FLOAT", None), y=spec("FLOAT", None))
-ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
+TWO_INPUTS = schema(x=spec("FLOAT", None), y=spec("FLOAT", None))
+ZERO_BYTE = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
 
 
 @pytest.mark.parametrize(
@@ -171,15 +171,15 @@ ZERO = schema(**{"x": spec("FLOAT", None), "x\0y": spec("FLOAT", None)})
         (PAIRS, {"instances": [[1, "2"]] * LARGE}),
         (PAIRS, {"instances": [1, 2] * LARGE}),
         (PAIRS, {"inputs": {"y": [[1, 2]] * LARGE}}),
-        (ONES, {"instances": [[1]] * LARGE}),
-        (ONES, {"instances": [1, True] * LARGE}),
-        (ONES, {"instances": " " * LARGE}),
-        (ONES, {"instances": [1e39] * LARGE}),
+        (SINGLE, {"instances": [[1]] * LARGE}),
+        (SINGLE, {"instances": [1, True] * LARGE}),
+        (SINGLE, {"instances": " " * LARGE}),
+        (SINGLE, {"instances": [1e39] * LARGE}),
         (GRID, {"instances": [[[1, 2], [[3], 4]]] * LARGE}),
         (GRID, {"instances": [[[1, 2], [3, 4], [5, 6]], [[1, 2]]] * LARGE}),
         (GRID, [[[[1, 2], [3, 4]]] * LARGE]),
-        (ZERO, {"inputs": {"x": [1] * LARGE, "x\0y": [1] * (LARGE - 1)}}),
-        (BOTH, {"inputs": {"x": [1] * LARGE, "y": [1] * (LARGE - 1)}}),
+        (ZERO_BYTE, {"inputs": {"x": [1] * LARGE, "x\0y": [1] * (LARGE - 1)}}),
+        (TWO_INPUTS, {"inputs": {"x": [1] * LARGE, "y": [1] * (LARGE - 1)}}),
     ],
 )
 def test_large_lists_of_unexpected_shape_or_type_take_the_slow_path(
@@ -200,12 +200,12 @@ def test_large_lists_of_unexpected_shape_or_type_take_the_slow_path(
     ],
 )
 def test_large_unusual_body_takes_the_slow_path(body: bytes) -> None:
-    assert fast.read(body, ONES) is None
+    assert fast.read(body, SINGLE) is None
 
 
 def test_column_name_with_a_zero_byte_is_not_truncated() -> None:
     columns = {"x": [1.0] * LARGE, "x\0y": [2.0] * LARGE}
-    inputs = predict.read(to_json({"inputs": columns}), ZERO).call.inputs
+    inputs = predict.read(to_json({"inputs": columns}), ZERO_BYTE).call.inputs
     assert {name: array[0] for name, array in inputs.items()} == {"x": 1, "x\0y": 2}
 
 

@@ -14,11 +14,11 @@ from client.codecs.tfs_rest import examples, predict
 from client.errors import ClientError
 from client.serving.protos import SignatureDefMap
 from client.serving.schema import Schema
-from tests.client.schemas import any_rank, column, describing, schema, spec
+from tests.client.schemas import any_rank, column, schema, spec, with_description
 
 ONE = schema(x=spec("FLOAT", None))
 TWO = schema(a=spec("FLOAT", None), b=spec("FLOAT", None))
-TABLE = describing(TWO, column("b"), column("a", missing=True))
+TABLE = with_description(TWO, column("b"), column("a", missing=True))
 SINGLES = schema(x=spec("FLOAT", None, 1))
 MATRIX = schema(x=spec("FLOAT", None, 2))
 FIXED = schema(x=spec("FLOAT", 2, 2))

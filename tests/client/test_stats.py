@@ -134,3 +134,12 @@ def test_quantiles_are_interpolated_within_their_bucket(
         histogram.observe(value)
     quantile = Samples(registry.collect()).buckets("h").quantile(fraction)
     assert quantile == (None if expected is None else pytest.approx(expected))
+
+
+def test_probes_of_a_model_are_not_counted(model_server: str, starter: Starter) -> None:
+    url = starter.client(model_server).address
+    for path in ("breast_cancer", "breast_cancer/versions/1", "nosuch"):
+        requests.get(f"{url}/v2/models/{path}/ready", timeout=10)
+    assert stats(url)["requests"]["total"] == stats(url)["requests"]["seconds"]["count"] == 0
+    requests.get(f"{url}/v2/models/breast_cancer", timeout=10)
+    assert stats(url)["requests"]["statuses"] == {"200": 1}

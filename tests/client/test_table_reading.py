@@ -61,7 +61,9 @@ MIN = -(2**63)
 def customers(label_name: str = "churn") -> Schema:
     """Return a model that accepts missing values in columns of every kind."""
     inputs = {c.name: TensorSpec(DTYPES.get(c.name, DOUBLE), (None,)) for c in COLUMNS}
-    return schemas.labelled(schemas.describing(schemas.schema(**inputs), *COLUMNS), label_name)
+    return schemas.with_label_name(
+        schemas.with_description(schemas.schema(**inputs), *COLUMNS), label_name
+    )
 
 
 MODEL = customers()
@@ -231,6 +233,8 @@ def test_columns_without_missing_values_in_training_are_required() -> None:
         ("03/01/2024", None),
         ("2024-02-30", None),
         ("2024-03-01T25:00", None),
+        ("2024-03-01T00:00+24:00", None),
+        ("2024-03-01T00:00-01:60", None),
         ("20240301", None),
         ("yesterday", None),
     ],
@@ -263,7 +267,7 @@ def test_cells_are_read_as_training_read_them() -> None:
         replace(c, marks=frozenset({"-999", "unknown"}), form="%d.%m.%y" * (c.name == "since"))
         for c in MODEL.description.columns
     )
-    layout = TableLayout.from_schema(schemas.describing(MODEL, *columns))
+    layout = TableLayout.from_schema(schemas.with_description(MODEL, *columns))
     reader = table_reader(CSV, layout, TableOptions())
     body = HEADER + "-999,01.03.24,unknown,2,true\n40.5,unknown,gold,-999,true\n"
     (rows,) = [*reader.feed(body.encode()), *reader.finish()]
@@ -283,7 +287,7 @@ def test_marks_of_digits_or_with_commas_are_missing_in_numeric_tables(body: byte
         for column in model.description.columns
     )
     reader = table_reader(
-        CSV, TableLayout.from_schema(schemas.describing(model, *columns)), TableOptions()
+        CSV, TableLayout.from_schema(schemas.with_description(model, *columns)), TableOptions()
     )
     (rows,) = [*reader.feed(body), *reader.finish()]
     assert "nan" in str(call_inputs(rows))
@@ -372,12 +376,10 @@ def test_pandas_frames_may_hold_missing_values_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("signature_name", ["serving_default", "dense"])
-def test_dates_in_frames_are_encoded_as_days_in_matrices(
-    signature_name: str,
-) -> None:
+def test_dates_in_frames_are_encoded_as_days_in_matrices(signature_name: str) -> None:
     pd: Any = pytest.importorskip("pandas")
     day = replace(schemas.column("day", kind="date"), form="%Y-%d-%m")
-    schema = schemas.describing(schemas.numeric("x", "day"), schemas.column("x"), day)
+    schema = schemas.with_description(schemas.numeric("x", "day"), schemas.column("x"), day)
     days = [datetime.date(2024, 3, 1), datetime.date(2024, 3, 2)]
     # Dates are datetime64 in polars, and objects in pandas.
     for library in (pl, pd):
@@ -462,7 +464,7 @@ def test_label_is_ignored_and_id_is_passed_through() -> None:
 def test_invalid_rows_have_their_errors_in_place() -> None:
     errors = {
         1: 'line 3, column "age": expected float64, got "two"',
-        3: "line 5: expected 7 cells like the header, got 5",
+        3: "line 5: expected 7 cells as in the header, got 5",
     }
     arguments: dict[str, Any] = {"id_column": "id", "errors_in_rows": True}
     result, _ = respond(CSV, CSV, TABLE, **arguments)

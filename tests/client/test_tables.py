@@ -565,18 +565,18 @@ def test_quoted_cell_may_span_lines_and_blocks() -> None:
     assert concatenate(calls)["text"].tolist() == [text.encode() for text in texts]
     line = body.count(b"\n") + 1
     assert read_error(CSV, body + b"a,b\n", schema).message == (
-        f"line {line}: expected 1 cells like the header, got 2"
+        f"line {line}: expected 1 cells as in the header, got 2"
     )
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", 'line 1: column "b", the first of 3, is missing'),
+        (b"", 'line 1: column "b" is missing, and 2 more'),
         (b"a,b,c\n", "expected at least one row, got none"),
         (b"a,b,c\n\n\n", "expected at least one row, got none"),
-        (b"a,b,c\n1,2\n", "line 2: expected 3 cells like the header, got 2"),
-        (b"a,b,c\n1,2,3\n\n1,2,3,4\n", "line 4: expected 3 cells like the header, got 4"),
+        (b"a,b,c\n1,2\n", "line 2: expected 3 cells as in the header, got 2"),
+        (b"a,b,c\n1,2,3\n\n1,2,3,4\n", "line 4: expected 3 cells as in the header, got 4"),
         (b"a,b,c\n1,2,3\n1,,3\n", f'line 3, column "b": expected float32, got ""; {NO_MISSING}'),
         (b"a,b,c\n1,1e39,3\n", 'line 2, column "b": expected at most ±3.4028235e+38, got 1e+39'),
         (b"a,b,c\n1,1e400,3\n", 'line 2, column "b": expected float32, got "1e400"'),
@@ -784,7 +784,7 @@ def test_invalid_arrow_tables_are_rejected() -> None:
         "balcony": [True],
     }
     for table, schema, message in (
-        ({"a": [1.0]}, numeric, 'column "b", the first of 2, is missing'),
+        ({"a": [1.0]}, numeric, 'column "b" is missing, and 1 more'),
         ({**NAMED, "d": NAMED["a"]}, numeric, 'unknown column "d"; the columns are b, a, c'),
         ({**NAMED, "a": ["x"] * 50}, numeric, 'row 1, column "a": expected a number, got the stri'),
         ({**NAMED, "a": [True] * 50}, numeric, 'row 1, column "a": expected a number, got true'),

@@ -100,9 +100,7 @@ def test_new_version_begins_in_shadow_in_the_rollout_overlay(
         assert "calls in each arm" in status["verdict"]["reason"]  # the gateway has been read
 
 
-def test_monitoring_pod_reads_and_compacts_the_gateway_log(
-    mountable_models: Path,
-) -> None:
+def test_monitoring_pod_reads_and_compacts_the_gateway_log(mountable_models: Path) -> None:
     with cluster("monitoring", models=mountable_models) as pods:
         server = pods.start("Deployment", "serving")
         gateway = pods.start("Deployment", "client")

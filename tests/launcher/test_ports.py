@@ -56,7 +56,7 @@ def test_no_port_is_suggested_beyond_the_last_one() -> None:
         except OSError:
             pytest.skip("port 65535 is in use by something else")
         listener.listen()
-        assert port_error("PORT", LOCAL, 65535).endswith("; choose another with PORT=")
+        assert port_error("PORT", LOCAL, 65535).endswith("; choose another: make run PORT=NUMBER")
 
 
 def test_two_servers_cannot_share_a_port() -> None:

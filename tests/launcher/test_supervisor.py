@@ -19,6 +19,19 @@ Path(sys.argv[1]).write_text(json.dumps(sys.argv[2:]))
 time.sleep(600)
 """
 
+FINISH_IN_THREE_SECONDS = """
+import signal, sys, time
+from pathlib import Path
+started, finished = map(Path, sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+try:
+    started.touch()
+    time.sleep(600)
+finally:
+    time.sleep(3)
+    finished.touch()
+"""
+
 
 def test_arguments_are_passed_unchanged(tmp_path: Path) -> None:
     output = tmp_path / "arguments"
@@ -32,6 +45,19 @@ def test_arguments_are_passed_unchanged(tmp_path: Path) -> None:
         assert json.loads(output.read_text()) == arguments
     finally:
         supervisor.stop()
+
+
+def test_stopped_process_has_time_to_finish_its_requests(tmp_path: Path) -> None:
+    started, finished = tmp_path / "started", tmp_path / "finished"
+    program = tmp_path / "program.py"
+    program.write_text(FINISH_IN_THREE_SECONDS)
+    command = [sys.executable, str(program), str(started), str(finished)]
+    supervisor = Supervisor({"one": command}, tmp_path, tmp_path / "logs")
+    try:
+        wait_for(started.exists, "the program runs")
+    finally:
+        supervisor.stop()
+    assert finished.exists()
 
 
 def test_folder_name_that_supervisord_cannot_parse_is_rejected(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def count_ids(folder: Path) -> int:
     return len(ids)
 
 
-def test_open_segments_are_read_but_compacted_only_once_abandoned(store: Store) -> None:
+def test_open_segments_are_read_but_not_compacted_until_abandoned(store: Store) -> None:
     path = write_segment(store.directory / "host-2-1.ndjson.open", [prediction(50)], torn='{"id"')
     assert len(store.predictions("m")) == 31
     compact(store, NOON, ignore)
@@ -193,10 +193,10 @@ def test_open_segments_are_read_but_compacted_only_once_abandoned(store: Store) 
     old = time.time() - segments.ABANDONED_SECONDS - 1
     os.utime(path, (old, old))
     with path.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # its gateway was suspended
+        fcntl.flock(file, fcntl.LOCK_EX)  # as by a suspended gateway
         compact(store, NOON, ignore)
         assert path.exists()
-    compact(store, NOON, ignore)  # its gateway was killed
+    compact(store, NOON, ignore)  # the lock is free, as after its gateway was killed
     assert not path.exists()
     assert len(store.predictions("m")) == 31
 
@@ -204,6 +204,7 @@ def test_open_segments_are_read_but_compacted_only_once_abandoned(store: Store) 
 def test_retention_removes_the_oldest_days(store: Store) -> None:
     compact(store, NOON, ignore)
     partitions = [path.parent for path in store.parquet_files()]
+    assert len(partitions) == 4
     for name in ("20260301T120000000000", "20260302T120000000000"):
         (store.directory / "datasets" / name / "rows").mkdir(parents=True)
     removed = retain(store, NOON + timedelta(days=3), keep_days=2, keep_bytes=None)
@@ -217,7 +218,6 @@ def test_retention_removes_the_oldest_days(store: Store) -> None:
         "model=m"
     ]
     assert len(store.predictions("other")) == 20
-    assert len(partitions) == 4
 
 
 @pytest.mark.parametrize("compacted", [True, False])
@@ -289,7 +289,7 @@ def test_forget_waits_for_open_segments(store: Store, monkeypatch: pytest.Monkey
     assert open_counts == [1]
     monkeypatch.setattr(compaction, "SEALING_SECONDS", 0)
     write_segment(path, [prediction(51)])
-    with pytest.raises(MonitoringError, match="1 segments are still open"):
+    with pytest.raises(MonitoringError, match="segments still open after 0 s: 1, such as "):
         forget(store, [], ["eve"], ignore)
 
 
@@ -335,15 +335,16 @@ def test_outputs_of_any_type_are_kept(
     assert (stored["shadow_probability"], stored["shadow_label"]) == expected[:2]
 
 
-def test_errors_are_reported(tmp_path: Path) -> None:
-    for options, message in (
-        ([f"--log={tmp_path / 'no'}"], "is not a directory; --log must name"),
-        ([f"--log={tmp_path}", "--keep-bytes=5 parsecs"], "expected a size such as"),
-        ([f"--log={tmp_path}", "--keep-days=1000000"], "not in the range 0<=x<=36500"),
+def test_invalid_options_and_plans_are_reported(tmp_path: Path) -> None:
+    for options, status, message in (
+        ([f"--log={tmp_path / 'no'}"], 1, "is not a directory; --log must name"),
+        ([f"--log={tmp_path}", "--keep-bytes=5 parsecs"], 2, "expected a size such as"),
+        ([f"--log={tmp_path}", "--keep-days=1000000"], 2, "not in the range 0<=x<=36500"),
     ):
         result = CliRunner().invoke(main, ["compact", *options])
-        assert result.exit_code in (1, 2)
+        assert result.exit_code == status
         assert message in result.output
     (tmp_path / "compaction.json").write_text("{")
     result = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
+    assert result.exit_code == 1
     assert "not the plan of a compaction" in result.output

@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Store:
     return Store(log)
 
 
-def version(folder: Path, *names: str, **changes: Any) -> Version:
+def make_version(folder: Path, *names: str, **changes: Any) -> Version:
     columns = [
         {"name": n, "kind": "numeric", "shares": [1.0], "missing": 0, "other": 0, "contribution": 0}
         for n in names
@@ -68,8 +68,8 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
     )
     labels = [feedback(n, label) for n, label in enumerate(["yes", "no", "yes"])]
     write_segment(tmp_path / "log" / "feedback" / "a.ndjson", labels)
-    model = version(tmp_path, *original.columns[:-1])
-    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
+    version = make_version(tmp_path, *original.columns[:-1])
+    dataset = build_dataset(Store(tmp_path / "log"), version, tmp_path / "table.parquet")
     rows = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert rows.schema == {**original.schema, "prediction id": pl.String}
     seen = datetime(2025, 1, 31, 8, 30)
@@ -105,8 +105,8 @@ def test_columns_widen_for_logged_cells_and_rows_that_do_not_fit_are_counted(
     write_segment(
         tmp_path / "log" / "feedback" / "a.ndjson", [feedback(n, "yes") for n in range(3)]
     )
-    model = version(tmp_path, *original.columns[:-1])
-    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
+    version = make_version(tmp_path, *original.columns[:-1])
+    dataset = build_dataset(Store(tmp_path / "log"), version, tmp_path / "table.parquet")
     noon = datetime(2024, 3, 18, 12, tzinfo=timezone.utc)
     labelled = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert labelled.rows() == [(2**53 + 1, 1.9, 300.0, noon, "yes", "id-0")]
@@ -117,26 +117,27 @@ def test_columns_widen_for_logged_cells_and_rows_that_do_not_fit_are_counted(
 
 
 def test_dataset_reads_the_same_files_as_training(store: Store, tmp_path: Path) -> None:
-    folder, model = tmp_path / "table", version(tmp_path, "x")
+    folder, version = tmp_path / "table", make_version(tmp_path, "x")
     (folder / "more").mkdir(parents=True)
     for name in ("a.csv", "_b.CSV", "more/c.csv", "t[1].csv"):
         (folder / name).write_text('"x, y | z";left\n1;no\n')
     for name in (".d.csv", "_SUCCESS", "README.md"):
         (folder / name).touch()
     for name, rows in (("", 3), ("_b.CSV", 1), ("t[1].csv", 1), ("*/c.csv", 1), ("**/*.csv", 3)):
-        assert build_dataset(store, model, folder / name).provenance.original_rows == rows
+        assert build_dataset(store, version, folder / name).provenance.original_rows == rows
     (folder / "year=2024").mkdir()
     (folder / "year=2024" / "e.csv").write_text("x,left\n1,no\n")
     for name in ("", "*/e.csv"):
         with pytest.raises(MonitoringError, match="'year=2024' adds a column to the rows below it"):
-            build_dataset(store, model, folder / name)
-    assert build_dataset(store, model, folder / "year=2024" / "*.csv").provenance.original_rows == 1
+            build_dataset(store, version, folder / name)
+    dataset = build_dataset(store, version, folder / "year=2024" / "*.csv")
+    assert dataset.provenance.original_rows == 1
 
 
 @pytest.mark.parametrize("header", [",x, left", "Unnamed: 0,x ,left", "sep=,\n0,x,left"])
 def test_headers_are_read_as_in_training(store: Store, tmp_path: Path, header: str) -> None:
     (tmp_path / "table.csv").write_text(f"{header}\n0,1,no\n")
-    dataset = build_dataset(store, version(tmp_path, "x"), tmp_path / "table.csv")
+    dataset = build_dataset(store, make_version(tmp_path, "x"), tmp_path / "table.csv")
     rows = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert rows["x", "left"].rows() == [("0", "yes"), ("1", "no")]
     assert ("0" in rows.columns) == header.startswith("sep=")
@@ -145,9 +146,9 @@ def test_headers_are_read_as_in_training(store: Store, tmp_path: Path, header: s
 
 def test_unnamed_index_column_can_be_a_feature(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("Unnamed: 0,left\n1,no\n")
-    model = version(tmp_path, "Unnamed: 0")
+    version = make_version(tmp_path, "Unnamed: 0")
     (tmp_path / "log").mkdir()
-    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.csv")
+    dataset = build_dataset(Store(tmp_path / "log"), version, tmp_path / "table.csv")
     assert "Unnamed: 0" in pl.read_parquet_schema(dataset.rows / "original.parquet")
 
 
@@ -159,8 +160,8 @@ def test_labels_can_be_booleans(tmp_path: Path) -> None:
     write_segment(tmp_path / "log" / "feedback" / "a.ndjson", labels)
     table = pl.DataFrame({"x": [1.0, 2.0], "left": [True, False]})
     table.write_parquet(tmp_path / "table.parquet")
-    model = version(tmp_path, "x", class_names=("false", "true"))
-    dataset = build_dataset(Store(tmp_path / "log"), model, tmp_path / "table.parquet")
+    version = make_version(tmp_path, "x", class_names=("false", "true"))
+    dataset = build_dataset(Store(tmp_path / "log"), version, tmp_path / "table.parquet")
     rows = pl.read_parquet(dataset.rows / "labelled.parquet")
     assert rows["left"].to_list() == [True, False]
 
@@ -170,13 +171,13 @@ def test_tables_that_cannot_be_read_or_extended_are_rejected(store: Store, tmp_p
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     lists = pl.DataFrame({"x": [[1]], "left": ["no"]})
     lists.write_parquet(tmp_path / "lists.parquet")
-    model = version(tmp_path, "x")
+    version = make_version(tmp_path, "x")
     (tmp_path / "dataset.csv").write_text("x,left,prediction id\n1,no,id-9\n")
     with pytest.raises(MonitoringError, match="has the column 'prediction id'"):
-        build_dataset(store, model, tmp_path / "dataset.csv")
+        build_dataset(store, version, tmp_path / "dataset.csv")
     for name in ("ragged.csv", "torn.parquet", "lists.parquet"):
         with pytest.raises(MonitoringError, match=f"{name}: cannot be read or extended: ."):
-            build_dataset(store, model, tmp_path / name)
+            build_dataset(store, version, tmp_path / name)
     assert list((store.directory / "datasets").iterdir()) == []
 
 
@@ -193,6 +194,6 @@ def test_rows_forgotten_during_a_build_are_removed_from_the_dataset(
 
     monkeypatch.setattr(dataset_module, "read_labelled_rows", read)
     (tmp_path / "table.csv").write_text("x,left\n1,no\n")
-    dataset = build_dataset(store, version(tmp_path, "x"), tmp_path / "table.csv")
+    dataset = build_dataset(store, make_version(tmp_path, "x"), tmp_path / "table.csv")
     forget_thread.join(20)
     assert pl.read_parquet(dataset.rows / "labelled.parquet")["prediction id"].to_list() == ["id-0"]

@@ -223,9 +223,7 @@ def test_drift_command_sums_the_counters_of_all_gateways(
         assert (failed.exit_code, message in failed.output) == (1, True), failed.output
 
 
-def test_gateway_with_ipv4_and_ipv6_addresses_counts_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_gateway_with_ipv4_and_ipv6_addresses_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(monkeypatch, {"both": ("::1", "127.0.0.1"), "ipv6": ("::1",)})
     urls = ["http://127.0.0.1:8080/", "http://[::1]:8080"]
     assert resolve_hosts(["http://both:8080/", "http://ipv6:8080"]) == urls

@@ -82,7 +82,7 @@ def test_errors_are_reported(trained_churn: Path, tmp_path: Path) -> None:
     assert "lack the columns 'plan'" in retrain(trained_churn, incomplete).output
     with (log / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "is running" in retrain(trained_churn, log, "--min-labels=1").output
+        assert "is in progress" in retrain(trained_churn, log, "--min-labels=1").output
 
 
 def test_watch_retrains_on_drift_with_enough_labels_then_cools_down(

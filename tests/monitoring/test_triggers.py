@@ -1,4 +1,4 @@
-"""When a retraining is due, and when it is not."""
+"""When retraining is due."""
 
 from __future__ import annotations
 
@@ -81,11 +81,13 @@ def test_schedule_counts_from_the_last_run_or_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ago", "expected"), [((5,), False), ((7,), True), ((8, 7), False), ((30, 7), True)]
+    ("hours_ago", "expected"), [((5,), False), ((7,), True), ((8, 7), False), ((30, 7), True)]
 )
-def test_cooldown_and_daily_limit_delay_retraining(ago: tuple[int, ...], expected: bool) -> None:
+def test_cooldown_and_daily_limit_delay_retraining(
+    hours_ago: tuple[int, ...], expected: bool
+) -> None:
     policy = Policy(floors={"auc": 0.75}, cooldown=6 * HOUR, max_per_day=2)
-    runs = [run(hours * HOUR) for hours in ago]
+    runs = [run(hours * HOUR) for hours in hours_ago]
     assert (due(policy, runs=runs) is not None) == expected
 
 
@@ -102,7 +104,7 @@ def test_canary_quality_does_not_trigger_retraining() -> None:
 
 
 @pytest.mark.parametrize("status", [0, REFUSED])
-def test_fit_without_a_result_is_a_failure(status: int) -> None:
+def test_fit_without_a_result_is_recorded_as_failed(status: int) -> None:
     process = subprocess.CompletedProcess[str]([], status, "Usage: fit [OPTIONS]", "")
     message = f"training ended with status {status} and no result"
     assert outcome_of(process) == ("failed", None, message)

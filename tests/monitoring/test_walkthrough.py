@@ -61,8 +61,10 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
     )
     gateway = client.address
     endpoints = [f"--gateways={gateway}", f"--servers=http://127.0.0.1:{rest_port}"]
-    steps = ["--steps=50", "--bake=2s", "--tolerance=20"]
-    controller = starter.command([*rollout, "watch", "--auto", *model_options, *endpoints, *steps])
+    rollout_options = ["--steps=50", "--bake=2s", "--tolerance=20"]
+    controller = starter.command(
+        [*rollout, "watch", "--auto", *model_options, *endpoints, *rollout_options]
+    )
 
     def run(commands: str) -> str:
         return walkthrough.run(commands, churn, GATEWAY=gateway)
@@ -80,7 +82,7 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
     before = measure_quality(1, "stable")
     assert before["labelled"] == 2000
     assert before["metrics"]["auc"]["high"] < read_manifest(1)["metrics"]["auc"]
-    # Labels now depend on the inputs differently, which probabilities cannot show.
+    # The relation of labels to inputs has changed, which the probabilities alone cannot show.
     assert before["metrics"]["accuracy"]["high"] < before["expected"]["accuracy"]["value"]
     assert "<svg" in (churn / "before.html").read_text()
 
@@ -95,7 +97,8 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
 
     at_rest = 'client_rollout_percent{model="churn"} 0.0'
     wait_for(
-        lambda: at_rest in requests.get(f"{gateway}/metrics", timeout=10).text, "it is at rest"
+        lambda: at_rest in requests.get(f"{gateway}/metrics", timeout=10).text,
+        "the rollout is at rest",
     )
     run(recover)
     after = measure_quality(2, "stable")

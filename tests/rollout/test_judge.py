@@ -58,7 +58,7 @@ def test_e_value_of_nine_failures_to_none_matches_the_closed_form() -> None:
 def test_identical_versions_are_rolled_back_with_probability_at_most_alpha() -> None:
     rollbacks = 0
     for random in chunks(1):
-        # Checked after each of 600 bad events: 20,000 calls per arm if 1.5 % fail.
+        # Checked after each of 600 bad events: 20,000 calls per arm if 1.5% fail.
         canary = count_bad(random.random((CHUNK, 600)) < 0.5)
         control = np.arange(1, 601) - canary
         rollbacks += int((e_of_counts(canary, control) >= 1 / ALPHA).any(axis=1).sum())
@@ -68,7 +68,7 @@ def test_identical_versions_are_rolled_back_with_probability_at_most_alpha() -> 
 def test_false_rollbacks_stay_rare_when_shares_change() -> None:
     rollbacks = 0
     for random in chunks(2):
-        # Calls per arm and interval; 30 % of the calls fail in both arms.
+        # Calls per arm and interval; 30% of the calls fail in both arms.
         calls = random.integers(1, 40, (2, CHUNK, 200))
         canary, control = random.binomial(calls, 0.3).astype(float)
         share = calls[0] / calls.sum(axis=0)
@@ -87,7 +87,7 @@ def test_better_canary_is_not_rolled_back() -> None:
     [(1.0, 30, 12), (0.5, 100, 25), (0.05, 900, 260), (0.01, 5000, 1600)],
 )
 def test_worse_canary_is_detected_early(rate: float, calls: int, at_most: int) -> None:
-    """Bound the median number of calls per arm until the verdict; 0.1 % of control calls fail."""
+    """Bound the median number of calls per arm until the verdict; 0.1% of control calls fail."""
     detected_at: list[int] = []
     for random in chunks(4, 100):
         canary = count_bad(random.random((CHUNK, calls)) < rate)
@@ -100,7 +100,7 @@ def test_worse_canary_is_detected_early(rate: float, calls: int, at_most: int) -
 
 
 def test_counting_calls_instead_of_requests_keeps_false_rollbacks_rare() -> None:
-    """1 % of the calls, of 16 requests each, fail in both arms."""
+    """1% of the calls, of 16 requests each, fail in both arms."""
     rollbacks = {"calls": 0, "requests": 0}
     for random in chunks(5, 400):
         canary = count_bad(random.random((CHUNK, 400)) < 0.5)
@@ -122,7 +122,7 @@ def test_only_excess_label_flips_cause_a_rollback() -> None:
         rollbacks += max(logs) >= np.log(1 / ALPHA)
     assert rollbacks <= 8
     assert judge.log_e_excess(12, 30, 0.05) > np.log(1000)
-    # Fractional events: each of 30 calls has 40 % flipped rows.
+    # Fractional events: each of 30 calls has 40% flipped rows.
     assert judge.log_e_excess(30 * 0.4, 30, 0.05) == judge.log_e_excess(12, 30, 0.05)
 
 
@@ -152,7 +152,7 @@ def test_bounds_hold_at_every_check() -> None:
 def test_uneven_split_is_detected_and_even_split_is_not() -> None:
     assert judge.log_e_imbalance(700, 300, 0.5) > np.log(1000)
     assert judge.log_e_imbalance(505, 495, 0.5) < 0
-    # A share of 75 % for the canary leaves 25 % for control.
+    # A share of 75% for the canary leaves 25% for control.
     assert judge.log_e_imbalance(752, 248, 0.75) < 0
 
 

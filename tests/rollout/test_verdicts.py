@@ -220,7 +220,7 @@ def test_excess_label_flips_in_shadow_cause_a_rollback() -> None:
             simulation.counters["shadow/2/ok"] += 8  # some were dropped
             simulation.counters["rows/2/flipped"] += flipped
             simulation.counters["rows/2/same"] += 16 - flipped
-            verdict = simulation.judge(Flips(0.05, "(4.4 % of 114 held-out rows)"))
+            verdict = simulation.judge(Flips(0.05, "(4.4% of 114 held-out rows)"))
             if verdict.action != "wait":
                 break
         return verdict

@@ -285,9 +285,7 @@ def test_constant_and_mutable_tables_are_restored(server: Caller) -> None:
     assert tf.make_ndarray(response.outputs["mutable"]).tolist() == [1.5, 0.5, -1.0]
 
 
-def test_uncallable_signature_does_not_affect_others(
-    server: Caller,
-) -> None:
+def test_uncallable_signature_does_not_affect_others(server: Caller) -> None:
     with raises_rpc_error("INVALID_ARGUMENT"):
         server.predict("sparse", {"sparse": [1.0]}, signature="uncallable")
     assert server.predict_x(model="sparse") == ([2.0], 1)

@@ -87,7 +87,7 @@ def _truncate(file: str) -> Corruption:
 
 
 def _remove(*names: str) -> Corruption:
-    """Remove parts of a version, as if a copy were incomplete."""
+    """Return a corruption that removes parts of a version, as if a copy were incomplete."""
 
     def remove(version: Path) -> None:
         for name in names:
@@ -188,7 +188,9 @@ def test_bad_requests_do_not_disturb_callers(server: RunningServer, kind: str) -
 def _repeated_model(times: int) -> bytes:
     request = model_management_pb2.ReloadConfigRequest()
     for _ in range(times):
-        request.config.model_config_list.config.add(name="n", base_path="/")
+        request.config.model_config_list.config.add(
+            name="n", base_path="/", model_platform="tensorflow"
+        )
     return bytes(request.SerializeToString())
 
 
@@ -246,27 +248,27 @@ def test_model_names_are_not_used_as_paths(
         server.predict_x(model=name)
     entry = f'name: "{name}" base_path: "{tmp_path / "other"}"'
     server.reload(models_config(model_config(base_path), entry))
-    assert server.predict_x(model=name) == ([13.0], 3)  # a valid name
+    assert server.predict_x(model=name) == ([13.0], 3)  # any non-empty name is valid
     server.reload(models_config(model_config(base_path)))
     assert _modification_times(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("data", "code"),
+    ("data", "code", "details"),
     [
-        (b"garbage", "INTERNAL"),
-        (b"\x0a\xff\xff\xff\xff\x07", "INTERNAL"),
-        (b"", "INVALID_ARGUMENT"),
-        (_repeated_model(times=100_000), "INVALID_ARGUMENT"),
+        (b"garbage", "INTERNAL", ""),
+        (b"\x0a\xff\xff\xff\xff\x07", "INTERNAL", ""),
+        (b"", "INVALID_ARGUMENT", "ServerModelConfig type not supported"),
+        (_repeated_model(times=100_000), "INVALID_ARGUMENT", "Illegal to list model n multiple"),
     ],
     ids=["garbage", "length beyond the end", "empty", "repeated model"],
 )
 def test_bad_configurations_do_not_disturb_callers(
-    base_path: Path, server: RunningServer, data: bytes, code: str
+    base_path: Path, server: RunningServer, data: bytes, code: str, details: str
 ) -> None:
     method: Any = server.channel.unary_unary(RELOAD)
     for _ in range(ROUNDS):
-        with raises_rpc_error(code):
+        with raises_rpc_error(code, details):
             method(data, timeout=20)
     _check_polling(base_path.parent / "other", base_path, server)
 
@@ -280,6 +282,6 @@ def _check_polling(other: Path, base_path: Path, server: RunningServer) -> None:
 
 
 def _modification_times(folder: Path) -> dict[Path, int]:
-    """Return the modification times of all files except logs."""
+    """Return the modification times of all files and directories except logs."""
     files = (path for path in folder.rglob("*") if path.suffix != ".log")
     return {path: path.stat().st_mtime_ns for path in files}

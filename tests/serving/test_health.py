@@ -23,7 +23,9 @@ from tests.support.affine import publish
 from tests.support.caller import Caller, model_config, models_config, raises_rpc_error
 from tests.support.processes import wait_for
 
-SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 def check(server: Caller, service: str = "") -> int:

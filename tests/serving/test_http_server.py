@@ -103,9 +103,7 @@ def test_cors_is_enabled_only_by_flag(base_path: Path, serve: Serve) -> None:
         assert response.headers.get("Access-Control-Allow-Origin") == allowed
 
 
-def test_silent_and_slow_connections_are_closed_and_do_not_block_others(
-    url: str,
-) -> None:
+def test_silent_and_slow_connections_are_closed_and_do_not_block_others(url: str) -> None:
     host, _, port = url.removeprefix("http://").rpartition(":")
     silent = [socket.create_connection((host, int(port))) for _ in range(30)]
     slow = socket.create_connection((host, int(port)))

@@ -80,9 +80,7 @@ def test_metrics_have_tensorflow_servings_names_and_types(metrics: Metrics) -> N
     assert 'le="32.4"' in text
 
 
-def test_requests_are_counted_by_label(
-    metrics: Metrics,
-) -> None:
+def test_requests_are_counted_by_label(metrics: Metrics) -> None:
     server = metrics.server
     for _ in range(3):
         server.predict_x()

@@ -19,6 +19,7 @@ import tensorflow as tf
 from serving.core import server_core
 from serving.core.manager import Manager, ManagerOptions
 from serving.core.model_config import read_config_file
+from serving.core.servable_harness import State
 from serving.core.server_core import ServerCore
 from serving.core.source import Source
 from tests.serving.conftest import QUICK, FailedStart, Serve, config_flag, model_flags
@@ -274,3 +275,58 @@ def test_port_does_not_wait_for_the_second_attempt(tmp_path: Path, serve: Serve)
     log = server.running.output()
     assert log_time(log, "Running gRPC ModelServer") - log_time(log, "attempt 1 of 2") < 13
     assert server.predict_x(model="good") == ([11.0], 1)
+
+
+def test_the_port_waits_for_a_first_load_while_another_model_is_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = itertools.count()
+    retried, may_load = threading.Event(), threading.Event()
+
+    def load(name: str, version: int, path: Path) -> Any:
+        if name == "bad":
+            retried.set()
+            raise ValueError
+        may_load.wait(60)
+        return SimpleNamespace(close=lambda: None)
+
+    def stopped() -> bool:
+        retried.wait(60)
+        if next(checks) == 5:
+            may_load.set()
+        return False
+
+    monkeypatch.setattr(server_core, "MAX_RETRY_WAIT_SECONDS", 0.0)
+    manager = Manager(load, ManagerOptions(load_retry_interval=60))
+    core = ServerCore(manager, Source(manager.aspire, 0))
+    for name in ("bad", "slow"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    config_flag(tmp_path, *(model_config(tmp_path / name) for name in ("bad", "slow")))
+    core.start(read_config_file(tmp_path / "models.config"), stopped)
+    assert core.is_available("slow")
+    manager.close(20)
+
+
+def test_a_version_that_has_timed_out_is_not_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed_out = threading.Event()
+
+    def load(name: str, version: int, path: Path) -> Any:
+        timed_out.wait(10)
+        raise ValueError
+
+    def log_error(message: str, *arguments: object) -> None:
+        if "timed out" in message:  # until the failed load has scheduled a retry
+            timed_out.set()
+            wait_for(lambda: manager.harnesses("m")[0].last_error, "the load has failed")
+
+    log = SimpleNamespace(error=log_error, debug=lambda *_: None)
+    monkeypatch.setattr("serving.core.manager.log", log)
+    manager = Manager(load, ManagerOptions(load_timeout=0.1, load_retry_interval=0.5))
+    manager.aspire("m", {1: tmp_path})
+    (failed,) = manager.wait_until_settled(["m"])
+    assert failed.error is not None
+    assert failed.error.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    time.sleep(1)
+    assert (failed.state, failed.attempts) == (State.END, 1)

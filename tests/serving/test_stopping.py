@@ -18,7 +18,7 @@ from tests.support.affine import publish
 from tests.support.caller import Caller, y_and_version
 from tests.support.processes import free_port, wait_for
 
-NOT_SERVING = 2
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def check_calls_are_answered(server: RunningServer) -> None:
@@ -71,18 +71,18 @@ def test_idle_server_stops_at_once(base_path: Path, serve: Serve, number: signal
     server = serve(*model_flags(base_path))
     started = time.monotonic()
     assert server.running.stop(number) == 0
-    assert time.monotonic() - started < 5  # less than the ten seconds that calls may take
+    assert time.monotonic() - started < 5  # less than the 10 s allowed for draining
     assert "Traceback" not in server.running.output()
 
 
 def test_signal_during_connection_handling_is_not_lost(base_path: Path, starter: Starter) -> None:
     publish(base_path, 1)
-    port = free_port()
+    rest_port = free_port()
     for _ in range(5):
-        running = starter.model_server(*model_flags(base_path), f"--rest_api_port={port}")
+        running = starter.model_server(*model_flags(base_path), f"--rest_api_port={rest_port}")
         time.sleep(0.5)
         host, _, grpc_port = running.address.rpartition(":")
-        for open_port in (int(grpc_port), port):
+        for open_port in (int(grpc_port), rest_port):
             socket.create_connection((host, open_port)).close()
         assert running.stop(signal.SIGTERM, timeout=5) == 0
 

@@ -9,7 +9,7 @@ from tensorflow.core.framework import tensor_pb2, types_pb2
 
 from serving.servables import tensors
 
-ALL = [
+FIXED_SIZE_DTYPES = [
     tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.int8, tf.int16, tf.int32, tf.int64,
     tf.uint8, tf.uint16, tf.uint32, tf.uint64, tf.bool, tf.complex64, tf.complex128,
 ]  # fmt: skip
@@ -34,9 +34,9 @@ def proto(dtype: int, shape: list[int], **values: Any) -> Any:
     return message
 
 
-@pytest.mark.parametrize("dtype", ALL, ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize("dtype", FIXED_SIZE_DTYPES, ids=lambda dtype: dtype.name)
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 4)], ids=str)
-def test_every_dtype_round_trips(dtype: Any, shape: tuple[int, ...]) -> None:
+def test_fixed_size_dtypes_round_trip(dtype: Any, shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape).astype(dtype.as_numpy_dtype)
     for message in (
         tf.make_tensor_proto(values),
@@ -83,7 +83,9 @@ def test_strings_in_tensor_content_have_varint_lengths() -> None:
         (proto(types_pb2.DT_BOOL, [3], bool_val=[True]), [True] * 3),
     ],
 )
-def test_incomplete_tensors_are_decoded_as_in_tensorflow(message: Any, expected: Any) -> None:
+def test_missing_and_surplus_values_are_handled_as_in_tensorflow(
+    message: Any, expected: Any
+) -> None:
     assert decode(message).tolist() == expected
 
 
@@ -98,9 +100,11 @@ def test_incomplete_tensors_are_decoded_as_in_tensorflow(message: Any, expected:
         proto(types_pb2.DT_FLOAT, [2], tensor_content=b"\0\0\0\0"),
         proto(types_pb2.DT_BOOL, [1], tensor_content=b"\x02"),
         proto(types_pb2.DT_STRING, [2], tensor_content=b"\x05\x05ab"),
-        proto(types_pb2.DT_STRING, [2**28]),  # this and the next would exhaust the memory
+        # This and the next have more than MAX_FILLED values to fill in.
+        proto(types_pb2.DT_STRING, [2**28]),
         proto(types_pb2.DT_INT32, [2**24], int_val=[1]),
-        proto(types_pb2.DT_STRING, [2**10], string_val=[b"a" * 2**16]),  # TensorFlow copies it
+        # TensorFlow copies the string for each value.
+        proto(types_pb2.DT_STRING, [2**10], string_val=[b"a" * 2**16]),
         proto(types_pb2.DT_QINT32, [2**33]),
         proto(types_pb2.DT_QINT8, [-5]),
         proto(types_pb2.DT_VARIANT, [2**33], tensor_content=b"\1"),
@@ -126,7 +130,7 @@ def test_out_of_range_integer_is_rejected(message: Any, error: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "rank"), [(types_pb2.DT_FLOAT, 65), (types_pb2.DT_STRING, 33)])
-def test_tensor_with_too_many_dimensions_for_numpy_stays_a_proto(dtype: int, rank: int) -> None:
+def test_tensor_with_too_many_dimensions_for_an_array_stays_a_proto(dtype: int, rank: int) -> None:
     # Converting strings with more dimensions to an array would crash the process.
     assert isinstance(tensors.decode(proto(dtype, [1] * rank)), tensors.ProtoTensor)
     with pytest.raises(ValueError, match="dimensions"):

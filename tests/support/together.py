@@ -14,6 +14,7 @@ from client.inference.attempts import Attempts
 from client.inference.batching import DynamicBatcher, Job, Limits
 from client.inference.calls import BatchSender
 from client.inference.predictor import Predictor
+from client.inference.unshared_slots import UnsharedSlots
 from client.serving.client import Prediction, Target
 from client.serving.deadlines import Deadline
 from client.serving.schema import Schema
@@ -63,12 +64,14 @@ class SharedCalls:
         observe_wait: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         limits = limits or Limits()
+        unshared_slots = UnsharedSlots(limits.calls)
         self.batcher: DynamicBatcher[str] = DynamicBatcher(
-            self._run, limits, lambda: slots, observe_wait
+            self._run, limits, lambda: slots, observe_wait, unshared_slots
         )
         self._sender = BatchSender(
             lambda target, schema, call, seconds, server: send(target, call, seconds),
             limits,
+            unshared_slots,
             observe,
         )
 

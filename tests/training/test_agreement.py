@@ -71,8 +71,8 @@ def fit_candidate(frame: pl.DataFrame) -> Candidate:
 
 def check_in_this_process(exported: ExportedCandidate, candidate: Candidate, folder: Path) -> None:
     """Check an export in this process, which is faster than starting another."""
-    expected, rows = candidate.held_out.expected, candidate.held_out
-    inputs = candidate.model.inputs(rows.frame[: len(expected.probabilities)])
+    expected, frame = candidate.held_out.expected, candidate.held_out.frame
+    inputs = candidate.model.inputs(frame[: len(expected.probabilities)])
     values = (expected.probabilities, expected.contributions, expected.tolerances)
     outputs: Mapping[str, npt.NDArray[Any]] = dict(
         zip(export_check.EXPECTED_OUTPUTS, values, strict=True)
@@ -98,7 +98,9 @@ def test_export_check_passes_for_numbers_far_from_zero(exported: ExportedCandida
     assert exported.candidate.model.metrics["auc"] > 0.8
 
 
-def test_dates_and_numbers_beyond_float32_are_float64_inputs(exported: ExportedCandidate) -> None:
+def test_dates_and_numbers_beyond_float32_precision_are_float64_inputs(
+    exported: ExportedCandidate,
+) -> None:
     dtypes = {column.name: column.dtype for column in exported.candidate.model.columns}
     assert dtypes == {
         "pressure": tf.float32,
@@ -162,7 +164,7 @@ def typical_row(exported: ExportedCandidate) -> dict[str, npt.NDArray[Any]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "parsed"),
+    ("name", "value", "equivalent"),
     [
         ("plan", b"  plus\t", b"plus"),
         ("plan", b" NA ", b""),
@@ -173,11 +175,11 @@ def typical_row(exported: ExportedCandidate) -> dict[str, npt.NDArray[Any]]:
     ],
 )
 def test_served_cells_are_parsed_like_table_cells(
-    exported: ExportedCandidate, name: str, value: Any, parsed: Any
+    exported: ExportedCandidate, name: str, value: Any, equivalent: Any
 ) -> None:
     row = typical_row(exported)
     column = next(c for c in exported.candidate.model.columns if c.name == name)
-    expected = column.mean if parsed is None else parsed
+    expected = column.mean if equivalent is None else equivalent
 
     def contribution(cell: Any) -> float:
         inputs = {**row, name: np.array([cell], row[name].dtype)}

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_json_result_has_metrics_intervals_and_verdict(
     assert result["columns"][0] == {
         "name": "mean_radius",
         "kind": "numeric",
-        "reason": result["columns"][0]["reason"],
+        "reason": unittest.mock.ANY,
     }
     assert result["metrics"].keys() == result["intervals"].keys() == set(METRICS)
     assert result["gate"]["passed"] is True
@@ -111,7 +112,7 @@ def test_tensorboard_reads_costs_and_graph(published: tuple[Path, Path, Result])
     assert len(costs) == summary.steps + 1
     assert costs[0] == pytest.approx(0.693147, abs=1e-5)
     assert costs[-1] == pytest.approx(summary.cost, abs=1e-6)
-    assert {"Sigmoid"} <= {node.op for node in events.Graph().node}
+    assert "Sigmoid" in {node.op for node in events.Graph().node}
 
 
 def test_refusal_is_in_json_and_on_last_line_of_stderr(models: Path) -> None:
@@ -230,7 +231,7 @@ def test_schema_changes_and_missing_comparisons_are_reported(models: Path, tmp_p
     assert refused.exit_code == 3
     assert refused.stderr == (
         "Refused: callers of version 1 would break: column 'mean_radius' is dropped. "
-        "--allow-schema-change publishes it anyway\n"
+        "--allow-schema-change publishes the candidate anyway\n"
     )
     result = run("fit", *options, "--allow-schema-change", "--json")
     assert result.exit_code == 0, result.output
@@ -368,6 +369,7 @@ TABLE = ("--data=rows.csv", "--label=y", "--model=m")
         (["--memory=lots"], "'--memory': expected a size like 500MB or 2GB, got 'lots'"),
         (["--memory=1.2.3GB"], "'--memory': expected a size like 500MB or 2GB, got '1.2.3GB'"),
         (["--memory=.GB"], "'--memory': expected a size like 500MB or 2GB, got '.GB'"),
+        (["--memory=1\u212a"], "'--memory': expected a size like 500MB or 2GB, got '1\u212a'"),
         (["--memory=-1"], "'--memory': expected a size like 500MB or 2GB, got '-1'"),
         ([f"--memory={'9' * 400}"], "'--memory': expected a size like 500MB or 2GB, got '999"),
         (["--threshold=1"], "'--threshold': expected a number between 0 and 1, or f1 or youden"),
@@ -421,7 +423,7 @@ def test_invalid_option_is_reported_with_value_and_expectation(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_invalid_option_exits_with_status_2(tmp_path: Path) -> None:
+def test_invalid_option_in_new_process_exits_with_status_2(tmp_path: Path) -> None:
     process = fit(tmp_path, "--memory=.", "--threshold=2")
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1].startswith("Error: Invalid value for '--")
@@ -443,8 +445,8 @@ ROWS = "a,y\n" + "1,no\n2,yes\n3,no\n4,yes\n" * 20
         (ROWS, ["--class-weight=maybe=2"], "--class-weight: the classes are 'no' and 'yes', not "),
         (ROWS + "5,perhaps\n", [], "{path} line 82, column 'y': expected a label with two values"),
         (ROWS + "x,yes\n", ["--columns=a=numeric"], "{path} line 82, column 'a': expected a numb"),
-        (ROWS + "5\n", [], "{path} line 82: expected 2 fields like the header, got 1"),
-        ("a,y\n1,yes\n2,no\n", [], "of 2 rows, the "),
+        (ROWS + "5\n", [], "{path} line 82: expected 2 fields as in the header, got 1"),
+        ("a,y\n1,yes\n2,no\n", [], "no training row has class 'yes' (training rows: 1 of 2); "),
         (
             ROWS,
             ["--optimizer=gradient-descent", "--learning-rate=1e308"],

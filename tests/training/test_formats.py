@@ -73,9 +73,7 @@ def test_format_is_detected_from_content(tmp_path: Path, name: str, data: bytes)
     assert read_rows(source) == ROWS
 
 
-def test_blanks_around_names_are_stripped_in_csv_and_rejected_elsewhere(
-    tmp_path: Path,
-) -> None:
+def test_blanks_around_names_are_stripped_in_csv_and_rejected_elsewhere(tmp_path: Path) -> None:
     path = write_file(tmp_path / "rows.csv", "\u00a0a, b\t\n1,2\n".encode())
     assert open_source(path).columns == ("\u00a0a", "b")  # the gateway keeps U+00A0 too
     FRAME.rename({"text": "text "}).write_parquet(tmp_path / "rows.parquet")

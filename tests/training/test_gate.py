@@ -94,15 +94,15 @@ def write_version(candidate: Candidate, directory: Path) -> Path:
     [
         ({"accuracy": 0.8}, {"accuracy": 0.9}, "accuracy 0.8000 is below its floor 0.9"),
         ({"recall": 0.5}, {"auc": 0.1, "recall": 0.6}, "recall 0.5000 is below its floor 0.6"),
-        ({"log_loss": 0.3}, {"log_loss": 0.2}, "log_loss 0.3000 is above its floor 0.2"),
-        ({"brier": 0.3}, {"brier": 0.2}, "brier 0.3000 is above its floor 0.2"),
+        ({"log_loss": 0.3}, {"log_loss": 0.2}, "log_loss 0.3000 is above its limit 0.2"),
+        ({"brier": 0.3}, {"brier": 0.2}, "brier 0.3000 is above its limit 0.2"),
         (
             {"calibration_error": 0.3},
             {"calibration_error": 0.2},
-            "calibration_error 0.3000 is above its floor 0.2",
+            "calibration_error 0.3000 is above its limit 0.2",
         ),
         ({"auc": math.nan}, {"auc": 0.5}, "auc nan is below its floor 0.5"),
-        ({"brier": math.nan}, {"brier": 0.5}, "brier nan is above its floor 0.5"),
+        ({"brier": math.nan}, {"brier": 0.5}, "brier nan is above its limit 0.5"),
     ],
 )
 def test_metric_beyond_its_floor_is_refused(
@@ -258,7 +258,7 @@ def test_rows_new_to_both_do_not_depend_on_column_order(
 ) -> None:
     frame = builtin.breast_cancer()
     reordered = fit_table(replace(NEWTON, seed=3), frame.select(reversed(frame.columns)))
-    change = "the columns change their order, on which the signature 'dense' depends"
+    change = "the order of the columns changes, on which the signature 'dense' depends"
     with pytest.raises(RefusedError, match=f"callers of version 1 would break: {change}"):
         judge_candidate(reordered, published / NAME / "1")
     verdict = judge_candidate(reordered, published / NAME / "1", Rules(allow_schema_change=True))
@@ -333,6 +333,7 @@ def test_unfair_comparison_is_skipped_with_reason(
     verdict = judge_candidate(worse, models / NAME / "1")
     assert verdict.passed
     assert verdict.comparison is None
+    assert verdict.rule == "judged by log-loss against a constant"
     (notice,) = verdict.notices
     assert re.match(f"Not compared with the published version: version 1: {reason}", notice)
 
@@ -407,7 +408,7 @@ def test_schema_change_is_refused_unless_allowed(
         with pytest.raises(RefusedError) as refused:
             judge_candidate(changed, version, force=force)
         assert f"callers of version 1 would break: {reason}" in str(refused.value)
-        assert "--allow-schema-change publishes it" in str(refused.value)
+        assert "--allow-schema-change publishes the candidate" in str(refused.value)
     verdict = judge_candidate(changed, version, Rules(tolerance=0.0, allow_schema_change=True))
     assert verdict.passed
     assert reason in "; ".join(verdict.schema_changes)
@@ -474,13 +475,16 @@ def test_reweighted_model_is_judged_by_auc(tmp_path: Path, class_weight: Any) ->
         version = write_version(baseline, folder / "1")
         verdict = judge_candidate(candidate, version)
         assert verdict.passed
-        assert "AUC" in verdict.rule
+        assert re.search("AUC against (chance and )?the published version", verdict.rule)
         comparison = verdict.comparison
         assert comparison is not None
         assert comparison.metrics["auc"] == pytest.approx(
             comparison.published_metrics["auc"], abs=0.01
         )
-    assert "AUC" not in judge_candidate(plain, None).rule
+    assert judge_candidate(plain, None).rule == "judged by log-loss against a constant"
+    assert judge_candidate(reweighted, None).rule == (
+        "judged by AUC against chance, because class weights shift probabilities"
+    )
 
 
 def test_reweighted_model_must_beat_chance_and_match_published_version(tmp_path: Path) -> None:
@@ -610,7 +614,7 @@ def test_manifest_records_provenance(published: Path, candidate: Candidate) -> N
         "passed": True,
         "reason": "",
         "forced": False,
-        "rule": "judged by log-loss against a constant and the published version",
+        "rule": "judged by log-loss against a constant",
         "comparison": None,
         "not_compared": "",
         "schema_changes": [],
@@ -674,3 +678,18 @@ def test_warm_up_requests_cover_all_predict_signatures(
         "dense",
     ]
     assert set(calls[0].inputs) == {column.name for column in candidate.model.columns}
+
+
+def test_a_missing_signature_or_input_is_named(tmp_path: Path) -> None:
+    other = Foreign()
+    tf.saved_model.save(other, str(tmp_path / "1"), signatures=other.serve)
+    version = SavedVersion(tmp_path / "1")
+    x = np.zeros(1, np.float32)
+    for _ in range(2):  # the first call does not add the signature
+        with pytest.raises(KeyError, match="there is no signature 'describe'"):
+            version.run("describe", {"query": x})
+        with pytest.raises(KeyError, match="there is no signature 'dense'"):
+            version.input_dtypes("dense")
+    assert not version.has_signature("describe")
+    with pytest.raises(KeyError, match="the signature 'serving_default' has no input y, z"):
+        version.run("serving_default", {"x": x, "y": x, "z": x})

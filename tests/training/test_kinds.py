@@ -147,7 +147,17 @@ def test_date_is_parsed_as_days_since_1970(text: str, days: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["2024-02-30", "2024-13-01", "2024-03-01 24:00", "2024-03-01 1", "2024-03-01T٠٥:٠٠"]
+    "text",
+    [
+        "2024-02-30",
+        "2024-13-01",
+        "2024-03-01 24:00",
+        "2024-03-01 1",
+        "2024-03-01T٠٥:٠٠",
+        "2024-03-01T00:00+24:00",
+        "2024-03-01T00:00-01:60",
+        "2024-03-01T00:00+99",
+    ],
 )
 def test_impossible_date_is_missing(text: str) -> None:
     assert DateParser().parse(pl.Series([text])).to_list() == [None]

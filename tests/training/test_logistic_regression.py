@@ -258,7 +258,7 @@ def test_table_larger_than_block_matches_one_block(
     assert [block.features.dtype for block in one_block.blocks] == [tf.float64]
 
     monkeypatch.setattr(row_store, "MAX_BLOCK_ROWS", 1024)
-    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", values)
+    monkeypatch.setattr(feature_blocks, "MAX_BLOCK_VALUES", values)
     problem = make_problem(tmp_path, memory)
     assert (tmp_path / "train.rows").exists() == (memory == 0)
     objective = problem.objective

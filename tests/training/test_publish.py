@@ -117,9 +117,7 @@ publish(write, Path(sys.argv[1]), "m")
 """
 
 
-def test_next_job_removes_hidden_directory_of_killed_job(
-    tmp_path: Path,
-) -> None:
+def test_next_job_removes_hidden_directory_of_killed_job(tmp_path: Path) -> None:
     job = subprocess.Popen([sys.executable, "-c", WRITE_FOREVER, str(tmp_path)], cwd=ROOT)
     try:
         wait_for(lambda: list(tmp_path.glob(".m.tmp-*/half")), "the job writes")

@@ -130,5 +130,5 @@ def test_line_numbers_include_separator_line(tmp_path: Path) -> None:
         "FILE line 4, column 'a'"
     )
     assert read_error(tmp_path / "rows.csv", b"sep=;\na;a\n1;x\n") == (
-        "FILE line 2: two columns have the name 'a'"
+        "FILE line 2: duplicate column 'a'"
     )

@@ -102,9 +102,7 @@ def test_quoted_fields_may_contain_separators_line_breaks_and_quotes(tmp_path: P
     assert [row[::-1] for row in read_rows(source)] == [("x;y", 'say "hi"'), ("z", None)]
 
 
-def test_field_may_exceed_default_limit_of_python_csv_module(
-    tmp_path: Path,
-) -> None:
+def test_field_may_exceed_default_limit_of_python_csv_module(tmp_path: Path) -> None:
     long = "x" * 200_000
     source = open_source(write_file(tmp_path / "rows.csv", f'a,b\n"{long}",\n\ny,\n'.encode()))
     assert read_rows(source) == [(long, None), ("y", None)]
@@ -243,15 +241,15 @@ def test_pipe_is_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
             "FILE line 1: expected the names of the columns, got numbers; write a first line with "
             "a name for each column",
         ),
-        ("a,b,a\n1,2,3\n", "FILE line 1: two columns have the name 'a'"),
+        ("a,b,a\n1,2,3\n", "FILE line 1: duplicate column 'a'"),
         ("a,,c\n1,2,3\n", "FILE line 1: column 2 has no name"),
         ("a,b\r1,2\r", "FILE line 1: expected lines that end in LF or CRLF"),
         ('a,"b\n1,2\n', f"FILE line 1: {NEVER_CLOSED}"),
-        ("a,b\n1,2\n3\n4,5\n", "FILE line 3: expected 2 fields like the header, got 1"),
-        ("a,b\n1,2\n\n3\n", "FILE line 4: expected 2 fields like the header, got 1"),
-        ("a,b\n1,2\n3,4,5\n", "FILE line 3: expected 2 fields like the header, got 3"),
-        ("a,b\n1,2\n3,4,\n5\n", "FILE line 3: expected 2 fields like the header, got 3"),
-        ('a,b\n1,"x\n\ny"\n\n2\n', "FILE line 6: expected 2 fields like the header, got 1"),
+        ("a,b\n1,2\n3\n4,5\n", "FILE line 3: expected 2 fields as in the header, got 1"),
+        ("a,b\n1,2\n\n3\n", "FILE line 4: expected 2 fields as in the header, got 1"),
+        ("a,b\n1,2\n3,4,5\n", "FILE line 3: expected 2 fields as in the header, got 3"),
+        ("a,b\n1,2\n3,4,\n5\n", "FILE line 3: expected 2 fields as in the header, got 3"),
+        ('a,b\n1,"x\n\ny"\n\n2\n', "FILE line 6: expected 2 fields as in the header, got 1"),
         ('a,b\n1,x\n"2,y\n3,z\n', f"FILE line 3: {NEVER_CLOSED}"),
         ('a,b\n1,x\n2,"y\n3,z\n', f"FILE line 3: {NEVER_CLOSED}"),
         (
@@ -271,6 +269,15 @@ def test_pipe_is_read_completely(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_malformed_csv_is_reported_with_line(tmp_path: Path, data: str, message: str) -> None:
     assert read_error(tmp_path / "rows.csv", data.encode()) == message
+
+
+def test_too_long_column_name_is_reported(tmp_path: Path) -> None:
+    limit = csv.field_size_limit(10)
+    try:
+        message = read_error(tmp_path / "rows.csv", b"a,longer name\n1,2\n")
+    finally:
+        csv.field_size_limit(limit)
+    assert message == "FILE line 1: expected column names of at most 10 characters"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +333,7 @@ def test_infinite_or_too_large_number_is_rejected(tmp_path: Path, value: str) ->
     with pytest.raises(DataError) as caught:
         prepare(batch, roles)
     assert str(caught.value) == (  # the value as written in the file
-        f"{source.name} line 4, column 'b': expected a number between -1e+150 and 1e+150, "
+        f"{source.name} line 4, column 'b': expected a number between -1e+130 and 1e+130, "
         f"got {value}"
     )
 
@@ -478,3 +485,13 @@ def test_rows_are_divided_among_workers(
     ]
     assert sorted(value for values in values_by_worker for value in values) == list(range(300))
     assert all(len(values) > 60 for values in values_by_worker)
+
+
+def test_blank_lines_of_a_one_column_file_are_not_rows(tmp_path: Path) -> None:
+    (tmp_path / "b=x").mkdir()
+    path = tmp_path / "b=x" / "rows.csv"
+    path.write_text('a\n1\n\n""\n2\n')
+    assert read_rows(open_source(str(tmp_path))) == [(1.0, "x"), (None, "x"), (2.0, "x")]
+    path.write_text("a\n1\n\nlow\n")
+    with pytest.raises(DataError, match=r"rows\.csv line 4, column 'a': expected a number"):
+        read_rows(open_source(str(tmp_path)), a="numeric")

@@ -101,7 +101,7 @@ def test_reference_is_the_same_from_rows_on_disk(
     candidate: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(row_store, "MAX_BLOCK_ROWS", 16_384)
-    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", 1 << 17)  # blocks are split
+    monkeypatch.setattr(feature_blocks, "MAX_BLOCK_VALUES", 1 << 17)  # blocks are split
     on_disk = json.loads(fit_candidate(memory=1).model.reference)
     assert sum(on_disk["probability"]["shares"]) == pytest.approx(1, abs=1e-12)
     in_memory, from_disk = map(columns_by_name, (json.loads(candidate.model.reference), on_disk))

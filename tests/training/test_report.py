@@ -193,7 +193,7 @@ def test_report_compares_with_published_version(report: Report) -> None:
     assert "Compared with version 4 metric this model version 4 change" in text
     assert "Log loss 0.7500 0.5000 +0.2500" in text
     assert "On the 1,234 held-out rows that neither was trained on" in text
-    assert "4.3 % of these rows get a different label" in text
+    assert "4.3% of these rows get a different label" in text
     assert "Gate: passed. Rule: a rule." in text
 
 
@@ -211,8 +211,8 @@ def test_report_shows_gate_notices(report: Report) -> None:
 
 def test_columns_are_listed_with_missing_values_and_histogram(page: Page) -> None:
     text = re.sub(" +", " ", " ".join(page.texts))
-    assert re.search(r"age numeric 0\.6 % .*to.*median", text)
-    assert re.search(r"plan categorical 0\.6 % a \d+ %, b \d+ %", text)
+    assert re.search(r"age numeric 0\.6% .*to.*median", text)
+    assert re.search(r"plan categorical 0\.6% a \d+%, b \d+%", text)
     assert "id not used --leave-out" in text
     assert sum(name == "title" for name, _ in page.attributes) == 24 + 2
 
@@ -449,3 +449,10 @@ def test_importing_report_does_not_load_plotting_libraries() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert process.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", ["count", "value", "literal", "index"])
+def test_column_may_have_a_name_that_polars_uses(name: str) -> None:
+    frame = pl.DataFrame({name: ["a", "b", "a", None]})
+    (column,) = distributions((CategoricalColumn(name),), frame)
+    assert (column.summary, column.missing) == ("a 67%, b 33%", 0.25)

@@ -257,7 +257,7 @@ def test_elastic_net_matches_scikit_learn(tmp_path: Path) -> None:
 def test_short_batches_do_not_strengthen_penalty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int, block_rows: int
 ) -> None:
-    monkeypatch.setattr(feature_blocks, "BLOCK_VALUES", block_rows)
+    monkeypatch.setattr(feature_blocks, "MAX_BLOCK_VALUES", block_rows)
     x = normal_rows(rows, 1)
     settings = replace(TO_MINIMUM["sgd"], learning_rate=0.1, l2=5.0, batch_size=256)
     problem = make_problem(make_frame(x, sample_labels(2 * x[:, 0])), tmp_path, settings)
@@ -387,9 +387,7 @@ def test_equal_columns_share_weight_equally(optimizer: OptimizerName) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_too_large_number_is_rejected_with_row_and_column(
-    optimizer: OptimizerName,
-) -> None:
+def test_too_large_number_is_rejected_with_row_and_column(optimizer: OptimizerName) -> None:
     frame = small_frame(x2=column_with_outlier(200, 7, 1e151))
     with pytest.raises(DataError, match=r"row 8, column 'x2': expected a number between"):
         fit_table(FitSettings(optimizer=optimizer), frame)

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from training.data.held_out import held_out_examples
+from training.data.prepare import MAX_MAGNITUDE, MAX_WEIGHT
 from training.data.reading import FrameFile, Source, open_source
 from training.data.row_store import Rows, Spool
 from training.data.split import Split
@@ -49,7 +50,7 @@ def read_error(rows: pl.DataFrame, folder: Path, choice: Choice = CHOICE) -> str
 
 
 def numbered_rows(count: int, **columns: Any) -> pl.DataFrame:
-    """Return rows with a number each, to trace them through a split."""
+    """Return numbered rows, which can be traced through a split."""
     random = np.random.default_rng(count)
     labels = random.choice(["a", "b"], count)
     return pl.DataFrame({"n": np.arange(count), "y": labels, **columns})
@@ -137,7 +138,7 @@ def test_class_missing_from_a_split_is_rejected(tmp_path: Path) -> None:
     frame = pl.DataFrame({"n": range(20), "y": ["a"] + ["b"] * 19})
     message = read_error(frame, tmp_path)
     assert re.fullmatch(
-        r"of 20 rows, the \d+ (held out|to train on) include none of class 'a'; "
+        r"no (held-out|training) row has class 'a' \(\1 rows: \d+ of 20\); "
         r"add rows, or change --seed or --held-out",
         message,
     )
@@ -249,15 +250,13 @@ def test_appended_rows_do_not_move_existing_rows(tmp_path: Path) -> None:
     assert held_out_numbers(pl.concat([frame, copy]), tmp_path) ^ held_out <= {500.0}
 
 
-def test_splits_are_disjoint_and_close_to_requested_sizes(
-    tmp_path: Path,
-) -> None:
+def test_splits_are_disjoint_and_close_to_requested_sizes(tmp_path: Path) -> None:
     count = 20_000
     table = read(numbered_rows(count), tmp_path, split=Split(held_out=0.25, validation=0.2, seed=3))
     splits = [read_numbers(spool) for spool in (table.held_out, table.validation, table.train)]
     for numbers, expected in zip(splits, (0.25, 0.15, 0.6), strict=True):
-        error = np.sqrt(expected * (1 - expected) / count)
-        assert abs(len(numbers) / count - expected) < 4 * error
+        standard_error = np.sqrt(expected * (1 - expected) / count)
+        assert abs(len(numbers) / count - expected) < 4 * standard_error
     assert sum(len(numbers) for numbers in splits) == len(set.union(*splits)) == count
     sizes = [len(numbers) for numbers in splits]
     assert [table.rows[name] for name in ("held_out", "validation", "train")] == sizes
@@ -288,9 +287,7 @@ def test_fingerprint_depends_on_rows_but_not_on_their_order(tmp_path: Path) -> N
     assert fingerprint["hash"] != read(changed, tmp_path).fingerprint["hash"]
 
 
-def test_numeric_statistics_match_numpy_on_training_rows(
-    tmp_path: Path,
-) -> None:
+def test_numeric_statistics_match_numpy_on_training_rows(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     count = 10_000
     values = {
@@ -322,9 +319,7 @@ def test_numeric_statistics_match_numpy_on_training_rows(
     assert columns["nothing"] == NumericColumn("nothing", missing=True)
 
 
-def test_vocabulary_is_ordered_by_frequency_in_training_rows(
-    tmp_path: Path,
-) -> None:
+def test_vocabulary_is_ordered_by_frequency_in_training_rows(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     values = random.choice(["often", "seldom", "b", "a", ""], 5000, p=[0.5, 0.1, 0.15, 0.15, 0.1])
     frame = numbered_rows(5000, t=pl.Series(values).replace("", None), f=[True, False] * 2500)
@@ -397,16 +392,16 @@ def test_column_of_repeated_values_is_not_an_identifier(tmp_path: Path) -> None:
 
 
 def test_later_rows_may_require_float64(tmp_path: Path) -> None:
-    # The first rows are equal or small; later rows are large or close to each other.
+    # The first rows are equal, missing or small; later rows need float64's range or precision.
     random = np.random.default_rng(0)
-    late = np.round(1.7e12 + random.normal(0, 5000, 80_000))
-    base, later = 1_700_000_000, np.arange(84_464)
+    varying = np.round(1.7e12 + random.normal(0, 5000, 80_000))
+    base, index = 1_700_000_000, np.arange(84_464)
     frame = numbered_rows(150_000).with_columns(
         exact_first=pl.Series(np.append(np.full(65_536, base), np.full(84_464, base + 60.0))),
-        missing_first=pl.Series([None] * 65_536 + (base + 1.0 + later % 50).tolist()).set(
+        missing_first=pl.Series([None] * 65_536 + (base + 1.0 + index % 50).tolist()).set(
             pl.Series(np.arange(150_000) % 100 == 0), None
         ),
-        constant=pl.Series(np.concatenate([np.full(70_000, 1.7e12), late])),
+        constant_first=pl.Series(np.concatenate([np.full(70_000, 1.7e12), varying])),
         beyond=pl.Series(np.concatenate([np.zeros(149_999), [1e100]])),
         small=pl.Series(np.concatenate([np.full(149_000, 0.1), np.full(1000, 0.1 + 1e-12)])),
     )
@@ -415,9 +410,9 @@ def test_later_rows_may_require_float64(tmp_path: Path) -> None:
     assert dtypes.pop("n") == "float32"
     assert set(dtypes.values()) == {"float64"}
     train = training_rows(frame, table)
-    column = next(column for column in table.columns if column.name == "constant")
-    assert column.deviation == pytest.approx(train["constant"].std(ddof=0), rel=1e-9)
-    assert column.mean == pytest.approx(train["constant"].mean(), rel=1e-15)
+    column = next(column for column in table.columns if column.name == "constant_first")
+    assert column.deviation == pytest.approx(train["constant_first"].std(ddof=0), rel=1e-9)
+    assert column.mean == pytest.approx(train["constant_first"].mean(), rel=1e-15)
 
 
 def test_labels_and_categories_are_normalised(tmp_path: Path) -> None:
@@ -436,9 +431,7 @@ def test_labels_and_categories_are_normalised(tmp_path: Path) -> None:
     assert set(columns["code"].vocabulary) == {"1001", "1002"}
 
 
-def test_boolean_missing_only_in_held_out_rows_becomes_mode(
-    tmp_path: Path,
-) -> None:
+def test_boolean_missing_only_in_held_out_rows_becomes_mode(tmp_path: Path) -> None:
     frame = numbered_rows(200, f=[True, None, *[False, True] * 99])
     tables = (read(frame, tmp_path, split=Split(0.3, 0.0, seed)) for seed in range(50))
     table = next(table for table in tables if table.columns[1].kind == "boolean")
@@ -447,7 +440,7 @@ def test_boolean_missing_only_in_held_out_rows_becomes_mode(
         zip(held_out.numbers[:, 0], category_indices(table, held_out), strict=True)
     )
     assert index_by_number.pop(1.0) == table.columns[1].mode
-    assert {int(n): int(p[0]) for n, p in index_by_number.items()} == {
+    assert {int(n): int(index[0]) for n, index in index_by_number.items()} == {
         int(n): int(bool(frame["f"][int(n)])) for n in index_by_number
     }
 
@@ -507,6 +500,14 @@ def test_merged_statistics_equal_statistics_of_all_rows() -> None:
     expected = build_columns(number_statistics(rows), category_statistics(rows))
     assert_same_columns(build_columns(numbers, categories), expected)
     assert categories.missing == (rows.codes < 0).sum()
+
+
+def test_moments_of_largest_numbers_and_weights_are_finite() -> None:
+    statistics = NumberStatistics(1)
+    numbers = np.array([[-MAX_MAGNITUDE], [MAX_MAGNITUDE]] * 2)
+    for _ in range(2):
+        statistics.add(numbers, np.array([0, 0, 1, 1]), np.full(4, MAX_WEIGHT, np.float32))
+    assert statistics.moments(0) == pytest.approx((0.0, MAX_MAGNITUDE))
 
 
 def test_weighted_row_equals_repeated_rows() -> None:

@@ -12,11 +12,11 @@ from cloup import option, option_group
 from training.cli.parameters import Address, ByteCount, FiniteRange, Pairs, Threshold
 from training.data import datasets as builtin
 from training.evaluation.metric_names import METRICS
-from training.settings import ITERATIONS, FitSettings
+from training.settings import MAX_ITERATIONS, FitSettings
 
 DEFAULTS = FitSettings()
 KINDS = ("numeric", "categorical", "boolean", "date")
-LISTED_ITERATIONS = ", ".join(f"{count} for {name}" for name, count in ITERATIONS.items())
+LISTED_ITERATIONS = ", ".join(f"{count} for {name}" for name, count in MAX_ITERATIONS.items())
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -107,7 +107,7 @@ EVALUATION = option_group(
 
 FIT = option_group(
     "Fit",
-    option("--optimizer", type=click.Choice(list(ITERATIONS)), default=DEFAULTS.optimizer),
+    option("--optimizer", type=click.Choice(list(MAX_ITERATIONS)), default=DEFAULTS.optimizer),
     option(
         "--iterations",
         type=click.IntRange(1),
@@ -221,7 +221,7 @@ RUNNING = option_group(
         "--memory",
         type=ByteCount(),
         default="2GB",
-        help="Memory for features; if they need more, each step reads them from disk.",
+        help="Memory for features; if they need more, each step encodes them again.",
     ),
     option(
         "--workers",

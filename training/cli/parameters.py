@@ -11,7 +11,7 @@ import click
 
 from training.settings import ThresholdRule
 
-BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) *([KMGT]?)B?", re.IGNORECASE)
+BYTES = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) *([KMGT]?)B?", re.IGNORECASE | re.ASCII)
 PORT = re.compile("[0-9]{1,5}")
 RULES: tuple[ThresholdRule, ...] = get_args(ThresholdRule)
 
@@ -22,7 +22,7 @@ class Pairs(click.ParamType[list[tuple[str, Any]]]):
     Args:
         names: allowed names; empty for any.
         values: allowed values; empty for any.
-        numeric: whether values are finite numbers.
+        numeric: whether values must be finite numbers.
     """
 
     name = "pairs"

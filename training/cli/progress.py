@@ -107,16 +107,15 @@ def _print_summary(console: Console, candidate: Candidate, settings: FitSettings
     """Print some points of the cost curve and the metrics on the held-out rows."""
     costs, fit = candidate.fit.progress.costs, candidate.manifest.fit
     curve = Table(settings.step_name, "cost")
-    first_step = (
-        1 if settings.optimizer == "sgd" else 0
-    )  # only sgd has no cost before its first step
+    # Only sgd has no cost before its first step.
+    first_step = 1 if settings.optimizer == "sgd" else 0
     indices = range(0, len(costs), max(1, len(costs) // COSTS_SHOWN))
     for index in sorted({*indices, len(costs) - 1}):
         curve.add_row(str(first_step + index), f"{costs[index]:.6f}")
     console.print(curve)
     rate = "" if fit.learning_rate is None else f"; learning rate {fit.learning_rate:.4g}"
     console.print(f"{fit.ending}{rate}", highlight=False)
-    held_out = Table("held-out rows", "", "95 % interval")
+    held_out = Table("held-out rows", "", "95% interval")
     for name, value in candidate.manifest.metrics.items():
         low, high = candidate.manifest.intervals[name]
         held_out.add_row(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}")
@@ -134,7 +133,7 @@ def _print_verdict(console: Console, verdict: Verdict) -> None:
         )
         lines.append(
             f"compared with version {comparison.version} on {comparison.rows:,} rows new to both: "
-            f"{values}; {100 * (comparison.label_flips or 0):.1f} % of the labels change"
+            f"{values}; {100 * (comparison.label_flips or 0):.1f}% of the labels change"
         )
     for line in lines:
         console.print(escape(line), highlight=False, soft_wrap=True)

@@ -37,7 +37,7 @@ def list_versions(models: Path, model: str, as_json: bool) -> None:
             record = manifest.read(models / model / str(number))
         except ManifestError as error:
             entry = {"version": number, "error": str(error)}
-            click.echo(json.dumps(entry) if as_json else f"{number}  no manifest: {error}")
+            click.echo(json.dumps(entry) if as_json else f"{number}  {error}")
             continue
         if as_json:
             stored = record.as_json()

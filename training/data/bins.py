@@ -1,9 +1,9 @@
 """Row counts per bin of a column, which monitoring compares with those of requests.
 
 Numbers are binned at deciles, categories by value. The deciles come from a sample of `SAMPLE_ROWS`
-training rows, or fewer if there are more than 209 columns. With 20,000 sampled rows, a bin holds
-10 ± 0.5 % of all rows, or ± 1.5 % if the column is sorted. Counts cover all training rows, so they
-are exact.
+training rows, or fewer if more than 209 columns hold numbers or dates. With 20,000 sampled rows, a
+bin holds 10 ± 0.5% of all rows, or ± 1.5% if the column is sorted. Counts cover all training
+rows, so they are exact.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from training.workers.collectives import Workers
 
 BINS = 10
 SAMPLE_ROWS = 20_000
-SAMPLE_VALUES = 4 << 20
+MAX_SAMPLE_VALUES = 4 << 20
 
 Counts = npt.NDArray[np.int64]
 
@@ -48,7 +48,7 @@ class Bins:
 
     @classmethod
     def of_categories(cls, category: CategoryStatistics, vocabulary: Sequence[str]) -> Bins:
-        """Return a bin for each of the first values of a vocabulary."""
+        """Return bins for the first `BINS` values of a vocabulary."""
         values = tuple(vocabulary[:BINS])
         # A value of a boolean may have no training rows and thus no count.
         count_of = dict(zip(category.codes, category.counts.tolist(), strict=False))
@@ -62,7 +62,9 @@ def bin_numbers(spool: Spool, roles: Roles, workers: Workers) -> dict[str, Bins]
     names = (*roles.numbers, *roles.wide)
     if not names:
         return {}
-    sample = spool.sample(max(1, min(SAMPLE_ROWS, SAMPLE_VALUES // len(names)) // workers.count))
+    sample = spool.sample(
+        max(1, min(SAMPLE_ROWS, MAX_SAMPLE_VALUES // len(names)) // workers.count)
+    )
     numbers, wide = workers.concatenate(sample.numbers), workers.concatenate(sample.wide)
     edges = [decile_edges(column) for column in (*numbers.T, *wide.T)]
     counts = np.zeros((len(names), BINS + 1), np.int64)
@@ -78,7 +80,7 @@ def bin_numbers(spool: Spool, roles: Roles, workers: Workers) -> dict[str, Bins]
 
 
 def decile_edges(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the distinct deciles of the values, each one of the values, without the largest."""
+    """Return the distinct deciles of the values; each is a value below the largest."""
     present: npt.NDArray[Any] = np.sort(values)[: len(values) - int(np.isnan(values).sum())]
     if not len(present):
         return present

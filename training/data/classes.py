@@ -88,13 +88,13 @@ def check_classes(
     Raises:
         DataError: a subset has no rows of a class.
     """
-    texts = {"train": "to train on", "held_out": "held out"}
+    terms = {"train": "training", "held_out": "held-out"}
     if validation:
-        texts["validation"] = "for early stopping"
-    for subset, text in texts.items():
+        terms["validation"] = "validation"
+    for subset, term in terms.items():
         for index, name in enumerate(class_names):
             if weights[subset][index] <= 0:
                 raise DataError(
-                    f"of {rows['read']} rows, the {rows[subset]} {text} include none of class "
-                    f"{name!r}; add rows, or change --seed or --held-out"
+                    f"no {term} row has class {name!r} ({term} rows: {rows[subset]} of "
+                    f"{rows['read']}); add rows, or change --seed or --held-out"
                 )

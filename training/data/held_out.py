@@ -18,7 +18,7 @@ from training.workers.collectives import Workers
 # The standard error of an accuracy over this many rows is about a thousandth.
 MAX_EXAMPLES = 200_000
 MAX_CHECKED = 10_000
-VALUES_AT_A_TIME = 1 << 22
+MAX_CHUNK_VALUES = 1 << 22
 # Half of float32's spacing at 1, the largest relative error of one operation.
 ROUNDING = 2.0**-24
 # Covers the rounding of the served sigmoid, and of a threshold between probabilities close to 1.
@@ -83,7 +83,7 @@ class Examples:
 
 
 def held_out_examples(table: Table, workers: Workers, theta: Floats) -> Examples:
-    """Return the held-out rows of all workers, or an even sample of about `MAX_EXAMPLES`."""
+    """Return all workers' held-out rows, or an evenly spread sample of about `MAX_EXAMPLES`."""
     spool = table.held_out
     count = max(1, MAX_EXAMPLES * spool.rows // max(MAX_EXAMPLES, table.rows["held_out"]))
     rows = spool.sample(count)
@@ -139,7 +139,7 @@ def sigmoid(logit: Floats) -> Floats:
 
 def _encode(table: Table, rows: Rows) -> list[Floats]:
     """Return float64 features `[rows, features]` in chunks of bounded size, at least one."""
-    step = max(1, VALUES_AT_A_TIME // len(table.encoder.features))
+    step = max(1, MAX_CHUNK_VALUES // len(table.encoder.features))
     chunks = []
     for begin in range(0, max(1, len(rows)), step):
         chunk = rows.take(slice(begin, begin + step))

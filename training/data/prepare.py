@@ -1,4 +1,4 @@
-"""Conversion of batches to arrays; stateless, so that several threads can prepare batches."""
+"""Conversion of batches to arrays; stateless, so that another thread can prepare them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training.errors import DataError
 from training.features.cells import CellParser
 from training.features.date import DAY_MICROSECONDS
 
-MAX_MAGNITUDE = 1e150  # the square of a larger number is beyond float64
+MAX_MAGNITUDE = 1e130  # keeps sums of weighted squares within float64
 MAX_WEIGHT = 1e30  # keeps sums of weights within float32
 
 
@@ -95,14 +95,15 @@ class PreparedBatch:
     """A batch as arrays.
 
     Attributes:
-        part: the batch, for messages.
+        batch: the batch as read.
         numbers, wide, weight, key: as in `Rows`.
         texts: the columns of `Roles.categories`.
         label: the label column, without missing values.
         bounds: minimum and maximum of each column of `numbers`, `[2, columns]`; NaN if a value is
             missing.
         lossy: for each column of `numbers`, whether float32 rounds a value.
-        spans: minimum and maximum of each column of `numbers` that is constant in float32.
+        spans: float64 minimum and maximum of each column of `numbers` that is constant in
+            float32.
     """
 
     batch: RecordBatch
@@ -147,8 +148,9 @@ def prepare(batch: RecordBatch, roles: Roles) -> PreparedBatch:
         raise WidenError(list(compress(roles.numbers, columns)))
     for position, name in enumerate(roles.wide):
         wide[:, position], _ = _read_numbers(batch, name)
-        exact = np.rint(wide[:, position] * DAY_MICROSECONDS) if name in roles.dates else None
-        hasher.add_numbers(name, wide[:, position] if exact is None else exact)
+        values = wide[:, position]
+        is_date = name in roles.dates
+        hasher.add_numbers(name, np.rint(values * DAY_MICROSECONDS) if is_date else values)
     texts = [Texts.of(frame[name]) for name in roles.categories]
     label = Texts.of(_read_label(batch, roles.label))
     for name, cells in zip(roles.categories, texts, strict=True):
@@ -195,7 +197,7 @@ def _read_numbers(batch: RecordBatch, name: str) -> tuple[npt.NDArray[Any], tupl
     """Return a column of numbers `[rows]`, NaN where missing, and its minimum and maximum.
 
     Raises:
-        DataError: a number is infinite, or its square would be.
+        DataError: a number exceeds `MAX_MAGNITUDE`.
     """
     cells = batch.frame[name]
     values = cells.fill_null(float("nan")).to_numpy() if cells.null_count() else cells.to_numpy()

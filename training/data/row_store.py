@@ -21,7 +21,7 @@ import tensorflow as tf
 
 MAX_BLOCK_ROWS = 65_536
 MIN_BLOCK_ROWS = 1024
-BLOCK_VALUES = 4 << 20
+MAX_BLOCK_VALUES = 4 << 20
 SAMPLE_RUNS = 64
 
 
@@ -75,9 +75,9 @@ class Layout:
 
     @classmethod
     def of(cls, numbers: int, wide: int, codes: int) -> Layout:
-        """Choose a block's rows: few enough for `BLOCK_VALUES`, but at least `MIN_BLOCK_ROWS`."""
+        """Choose a block's rows for at most `MAX_BLOCK_VALUES`, but at least `MIN_BLOCK_ROWS`."""
         rows = MAX_BLOCK_ROWS
-        while rows > MIN_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > BLOCK_VALUES:
+        while rows > MIN_BLOCK_ROWS and rows * (numbers + 2 * wide + codes) > MAX_BLOCK_VALUES:
             rows //= 2
         return cls(numbers, wide, codes, rows)
 

@@ -87,7 +87,8 @@ def hash_texts(values: Sequence[str]) -> Hashes:
 class RowHasher:
     """Adds up the hashes of rows, a column at a time.
 
-    Hashing in steps whose buffers stay in the CPU cache is 5 times as fast as by whole columns.
+    Hashing in steps whose buffers stay in the CPU cache takes a fifth of the time of hashing whole
+    columns at once.
     """
 
     def __init__(self, rows: int) -> None:

@@ -12,7 +12,7 @@ import polars as pl
 from training.evaluation.numbers import format_number
 from training.features.columns import Column
 
-BINS = 24
+HISTOGRAM_BINS = 24
 MAX_VALUES = 12
 # Values outside these quantiles would squeeze all others into one bin.
 CLIP_QUANTILES = (0.005, 0.995)
@@ -61,15 +61,15 @@ def _summarize_numbers(present: pl.Series, kind: str) -> tuple[str, tuple[tuple[
     start, end = np.quantile(numbers, CLIP_QUANTILES)
     if not np.isfinite(end - start) or start == end:
         return summary, ((low, 1.0),)
-    counts, edges = np.histogram(numbers.clip(start, end), BINS, (start, end))
+    counts, edges = np.histogram(numbers.clip(start, end), HISTOGRAM_BINS, (start, end))
     labels = [f"from {_format_value(edge, kind)}" for edge in edges[:-1]]
     return summary, tuple(zip(labels, (counts / counts.max()).tolist(), strict=True))
 
 
 def _summarize_categories(present: pl.Series) -> tuple[str, tuple[tuple[str, float], ...]]:
-    table = present.cast(pl.String).value_counts(sort=True, name="count")
-    values, counts = table[present.name].to_list(), table["count"].to_numpy()
-    labels = [f"{v} {100 * c / len(present):.0f} %" for v, c in zip(values, counts, strict=True)]
+    table = present.cast(pl.String).alias("value").value_counts(sort=True, name="count")
+    values, counts = table["value"].to_list(), table["count"].to_numpy()
+    labels = [f"{v} {100 * c / len(present):.0f}%" for v, c in zip(values, counts, strict=True)]
     more = f", {len(values) - 3:,} more" if len(values) > 3 else ""
     heights = (counts[:MAX_VALUES] / counts[0]).tolist()
     return ", ".join(labels[:3]) + more, tuple(zip(labels, heights, strict=False))

@@ -4,7 +4,7 @@ The signature `describe` returns them as JSON:
 
     {"format": 1, "rows": {"column": [values as in a request to /predict]}, "probability": [...]}
 
-Neighbouring cells come from different held-out rows, so no golden row is a whole record.
+The cells of a golden row come from at least two held-out rows, so it is no whole record.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def golden_rows(table: Table, theta: Floats) -> str:
 
 
 def _mix_cells(rows: Rows, count: int) -> Rows:
-    """Return `count` rows whose cells are drawn from different rows, column by column."""
+    """Return `count` rows, each mixed from the cells of several rows."""
     random = np.random.default_rng(0)
     groups: list[npt.NDArray[Any]] = [rows.numbers, rows.wide, rows.codes]
     ends = np.cumsum([values.shape[1] for values in groups])

@@ -97,7 +97,7 @@ def bootstrap(
     seed: int,
     replicates: int = 200,
 ) -> dict[str, tuple[float, float]]:
-    """Return a 95 % bootstrap percentile interval of each metric.
+    """Return a 95% bootstrap percentile interval of each metric.
 
     See Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13. Arguments as for
     `evaluate`.

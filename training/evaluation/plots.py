@@ -29,7 +29,7 @@ MAX_NAME_LENGTH = 28
 MAX_LINEAR_ITERATIONS = 50
 # A class is rare below this fraction: on a linear axis its calibration would be one point at 0.
 RARE_FRACTION = 0.05
-# The normal distribution's 97.5 % quantile: 95 % lie within this many standard errors.
+# The normal distribution's 97.5% quantile: 95% lie within this many standard errors.
 QUANTILE = 1.96
 
 # Colours of the page's light theme, to be replaced by the page's variables.

@@ -25,14 +25,14 @@ from training.fitting.problem import Problem
 
 REFERENCE_FILE = "reference.json"
 MAX_COLUMNS = 200
-# Relative error of served probabilities, which are computed in float32.
-SERVED_PRECISION = 1e-4
+# Maximum relative error of served probabilities, which are computed in float32.
+MAX_SERVED_ERROR = 1e-4
 
 
 def reference(problem: Problem, theta: Floats, contributions: Floats) -> str:
     """Return the reference of a fit as JSON.
 
-    `contributions` are each column's contributions to the logit in some rows, `[rows, columns]`.
+    `contributions` are each column's contributions to the logit, `[held-out rows, columns]`.
     """
     table, workers = problem.table, problem.workers
     rows = table.rows["train"]
@@ -61,24 +61,24 @@ def reference(problem: Problem, theta: Floats, contributions: Floats) -> str:
 
 
 def probability_edges(probabilities: Floats) -> Floats:
-    """Return deciles of probabilities, moved so that float32 rounding carries no row across them.
+    """Return deciles of probabilities, moved so that float32 rounding carries few rows across them.
 
     With few categories, there are few distinct probabilities, and each decile equals one of them.
     The edge is therefore midway between it and the next larger one.
     """
     values = np.sort(probabilities)
-    after = np.searchsorted(values, decile_edges(values) * (1 + SERVED_PRECISION), "right")
+    after = np.searchsorted(values, decile_edges(values) * (1 + MAX_SERVED_ERROR), "right")
     after = np.unique(after[after < len(values)])
     return np.asarray((values[after - 1] + values[after]) / 2)
 
 
 def _describe_column(problem: Problem, column: Column, contribution: float) -> dict[str, Any]:
     bins, rows = problem.table.bins[column.name], problem.table.rows["train"]
-    limits = {"edges": bins.edges} if column.is_number else {"values": bins.values}
+    bin_fields = {"edges": bins.edges} if column.is_number else {"values": bins.values}
     return {
         "name": column.name,
         "kind": column.kind,
-        **limits,
+        **bin_fields,
         "shares": [n / rows for n in bins.counts],
         "missing": bins.missing / rows,
         "other": bins.other / rows,

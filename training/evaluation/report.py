@@ -64,7 +64,7 @@ class Coefficient:
 
     @property
     def log_odds_ratio_interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the log odds ratio.
+        """The 95% interval of the log odds ratio.
 
         None without a standard error, or if the weight is 0, which leaves the scale unknown.
         """
@@ -76,7 +76,7 @@ class Coefficient:
 
     @property
     def odds_ratio_interval(self) -> str:
-        """The 95 % interval of the odds ratio."""
+        """The 95% interval of the odds ratio."""
         interval = self.log_odds_ratio_interval
         return "–" if interval is None else " to ".join(map(_format_odds_ratio, interval))
 

@@ -70,7 +70,7 @@ class TrainedModel:
         label_name: the label column.
         reference: JSON, see `evaluation/reference.py`; empty if there is none.
         golden: JSON, see `evaluation/golden.py`; empty if there is none.
-        intervals: 95 % intervals of the metrics, by name; empty if they are unknown.
+        intervals: 95% intervals of the metrics, by name; empty if they are unknown.
         missing_marks: marks of missing values, besides those that are always read as missing.
     """
 

@@ -11,9 +11,12 @@ from training.export.serving_module import LogisticRegressionModule, TrainedMode
 
 
 def write_logs(
-    directory: Path, model: TrainedModel, costs: Sequence[float], validation: Sequence[float]
+    directory: Path,
+    model: TrainedModel,
+    costs: Sequence[float],
+    validation_costs: Sequence[float],
 ) -> None:
-    """Write an event file with the cost of each step and the serving graph.
+    """Write an event file with the costs by step and the serving graph.
 
     Raises:
         OSError: the directory cannot be written.
@@ -25,7 +28,7 @@ def write_logs(
         writer = tf.summary.create_file_writer(str(directory))
         with writer.as_default():
             tf.summary.graph(graph)
-            for name, values in (("cost", costs), ("validation_cost", validation)):
+            for name, values in (("cost", costs), ("validation_cost", validation_costs)):
                 for step, value in enumerate(values):
                     tf.summary.scalar(name, value, step)
         writer.close()

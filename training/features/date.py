@@ -17,7 +17,7 @@ from training.features.numeric import NumericColumn
 DAY_MICROSECONDS = 86_400_000_000
 EPOCH = datetime(1970, 1, 1)
 TIME = r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
-ZONE = r"\s?(?P<z>[Zz]|[-+]\d{2}:?\d{2}|[-+]\d{2})?)?$"
+ZONE = r"\s?(?P<z>[Zz]|[-+](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?$"
 ISO = r"^(?P<Y>\d{4})[-/](?P<m>\d{1,2})[-/](?P<d>\d{1,2})" + TIME + ZONE
 FORMS = {
     ISO_DATES: ISO,
@@ -25,7 +25,8 @@ FORMS = {
     "day/month/year": r"^(?P<d>\d{1,2})/(?P<m>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
     "month/day/year": r"^(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<Y>\d{4})" + TIME + ZONE,
 }
-# Forms of dates that need `--date-format`: with month names, two-digit years, or 12-hour times.
+# Dates that need `--date-format`: with month names, two-digit years, dashes after the day, or
+# 12-hour times.
 OTHER_FORM = (
     r"(?i)^(?:\d{1,2}[/.-]\d{1,2}[/.-](?:\d{4}|\d{2})\b"
     r"|(?:[a-z]+,?\s)?\d{1,2}(?:st|nd|rd|th)?[\s./-]?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
@@ -33,7 +34,7 @@ OTHER_FORM = (
     r"|(?:[a-z]+,?\s)?(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[\s./-]*\d{1,2}"
     r"(?:st|nd|rd|th)?[\s,./-]+\d{2,4}\b)"
 )
-COMPACT = r"^(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
+COMPACT_DATE = r"^(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])$"
 
 
 @dataclass(frozen=True)
@@ -128,15 +129,15 @@ def _parse_form(text: pl.Series, pattern: str) -> pl.Series:
     seconds = (pl.col("hours") * 60 + pl.col("minutes") - pl.col("offset")) * 60 + pl.col("seconds")
     moment = pl.col("days") * DAY_MICROSECONDS + seconds * 1_000_000 + pl.col("micros")
     valid = (pl.col("hours") < 24) & (pl.col("minutes") < 60) & (pl.col("seconds") < 60)
-    days = fields.select(pl.when(valid).then(moment).alias(text.name)).to_series()
-    return _days(days)
+    microseconds = fields.select(pl.when(valid).then(moment).alias(text.name)).to_series()
+    return _days(microseconds)
 
 
-def _parse_format(text: pl.Series, form: str) -> pl.Series:
-    """Return days, null where a text does not match; a zone counts if the format has one."""
+def _parse_format(text: pl.Series, date_format: str) -> pl.Series:
+    """Return days, null where a text does not match; a zone in the format is applied."""
     conversions: list[Callable[[], pl.Series]] = [
-        lambda: text.str.to_datetime(form, strict=False, time_unit="us"),
-        lambda: text.str.to_date(form, strict=False).cast(pl.Datetime("us")),
+        lambda: text.str.to_datetime(date_format, strict=False, time_unit="us"),
+        lambda: text.str.to_date(date_format, strict=False).cast(pl.Datetime("us")),
     ]
     for convert in conversions:
         try:
@@ -156,7 +157,7 @@ class DateColumn(NumericColumn):
 
     @property
     def dtype(self) -> Any:
-        """The type of the signature's input; NaN is missing."""
+        """The type of the signature's input; NaN means missing."""
         return tf.float64
 
     def json_values(self, cells: pl.Series) -> list[Any]:

@@ -14,7 +14,7 @@ from training.errors import DataError
 from training.features.boolean import BooleanParser
 from training.features.categorical import CategoricalParser
 from training.features.cells import CellFormat, CellParser, Kind, is_text, trim
-from training.features.date import COMPACT, FORMS, OTHER_FORM, DateParser
+from training.features.date import COMPACT_DATE, FORMS, OTHER_FORM, DateParser
 from training.features.numeric import (
     DECORATED_NUMBER,
     LEADING_ZERO,
@@ -129,7 +129,7 @@ def _refuse_leading_zeros(text: pl.Series, location: Callable[[int], str]) -> No
 
 def _refuse_compact_dates(text: pl.Series, location: Callable[[int], str]) -> None:
     """Reject numbers that all look like 20240131: dates, whose differences are not days."""
-    if text.drop_nulls().str.contains(COMPACT).all():
+    if text.drop_nulls().str.contains(COMPACT_DATE).all():
         row = int(text.is_not_null().arg_max() or 0)
         raise DataError(
             f"{location(row)}, column {text.name!r}: all values are like {text[row]!r} and may "

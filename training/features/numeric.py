@@ -111,7 +111,7 @@ class NumericColumn(Column):
 
     @property
     def dtype(self) -> Any:
-        """The type of the signature's input; NaN is missing."""
+        """The type of the signature's input; NaN means missing."""
         return tf.float64 if self.double else tf.float32
 
     def feature_names(self) -> tuple[str, ...]:

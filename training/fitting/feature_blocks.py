@@ -1,4 +1,4 @@
-"""Blocks of features, in memory if they fit, else encoded from disk on each pass."""
+"""Blocks of features, in memory if they fit, else encoded on each pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from training.data.row_store import BLOCK_VALUES, Rows, Spool, sample_runs
+from training.data.row_store import MAX_BLOCK_VALUES, Rows, Spool, sample_runs
 from training.data.table import Table
 
 
@@ -45,7 +45,7 @@ class Blocks:
         self._is_complete = spool is table.train and not any(c.missing for c in table.columns)
         self._encode_whole_block = tf.function(self._encode, autograph=False, jit_compile=True)
         rows = spool.layout.block_rows
-        while rows > 64 and rows * self.width > BLOCK_VALUES:
+        while rows > 64 and rows * self.width > MAX_BLOCK_VALUES:
             rows //= 2  # there may be many more features than columns
         self._block_rows = rows
         fits = spool.kept is not None and spool.rows * self.width * self.dtype.size <= memory

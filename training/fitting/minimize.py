@@ -64,12 +64,12 @@ class Stopping:
     """The stopping criteria.
 
     Attributes:
-        iterations: maximum number of steps.
+        max_steps: maximum number of steps.
         tolerance: largest criterion of the solver at which the fit stops.
         patience: number of steps without a lower validation cost; None never stops early.
     """
 
-    iterations: int
+    max_steps: int
     tolerance: float
     patience: int | None = None
 
@@ -153,4 +153,4 @@ def _stop_reason(progress: Progress, stopping: Stopping) -> Reason | None:
         costs = progress.validation_costs
         if len(costs) - 1 - costs.index(min(costs)) >= stopping.patience:
             return "early stopping"
-    return "iterations" if state.steps >= stopping.iterations else None
+    return "iterations" if state.steps >= stopping.max_steps else None

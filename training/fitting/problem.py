@@ -40,7 +40,7 @@ class Problem:
     """
 
     def __init__(self, table: Table, settings: FitSettings, memory: int, workers: Workers) -> None:
-        """Encode the rows; if they need more than `memory` bytes, each step reads them from disk.
+        """Encode the rows once if their features fit into `memory` bytes, else on each pass.
 
         Raises:
             DataError: a class weight names a class that does not exist.
@@ -79,11 +79,11 @@ class Problem:
         )
 
     def standard_errors(self, theta: Floats) -> Floats | None:
-        """Return the standard error of each parameter, `[features + 1]`.
+        """Return the standard errors of the parameters, `[features + 1]`.
 
-        They are the square roots of the diagonal of the summed cost's inverse Hessian, ridge
+        They are the square roots of the diagonal of the inverse Hessian of the summed cost, ridge
         included. None if they are not valid: the squared loss is not a likelihood, and the L1
-        penalty is not differentiable at 0, where weights end up.
+        penalty is not differentiable at 0, where it puts some of the weights.
         """
         if self._settings.loss != "cross-entropy" or self._settings.l1:
             return None

@@ -65,7 +65,7 @@ class Baseline:
             IncomparableError: they take different rows, or no rows are known to be new to both.
         """
         model = candidate.model
-        if not schema.accepts_same_rows(self.schema, schema.from_model(model)):
+        if not schema.are_comparable(self.schema, schema.from_model(model)):
             raise IncomparableError("the columns or classes are not the same")
         rows = self._new_rows(candidate)
         inputs = model.inputs(rows.frame)

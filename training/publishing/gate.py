@@ -1,7 +1,8 @@
 """The gate: the rules that a candidate must meet before it is published.
 
-It must predict better than a constant, meet the floors, accept the requests and return the classes
-of the published version, and not be worse than that version on rows that neither was trained on.
+The candidate must predict better than a constant, meet the floors, accept the requests and return
+the classes of the published version, and not be worse than that version on rows that neither was
+trained on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Rules:
     Attributes:
         floors: minimum of each metric by name; maximum if lower is better.
         tolerance: how much better the published version may be, in log-loss or AUC.
-        allow_schema_change: whether it may require callers to change their requests.
+        allow_schema_change: whether the candidate may require callers to change their code.
     """
 
     floors: Mapping[str, float] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class Rules:
 def judge(candidate: Candidate, published: Path | None, rules: Rules, force: bool) -> Verdict:
     """Judge a candidate by the rules and against the published version.
 
-    `force` ignores the metrics; a schema change still needs `allow_schema_change`.
+    `force` accepts any metrics; a schema change still needs `allow_schema_change`.
 
     Raises:
         RefusedError: a rule is not met.
@@ -57,7 +58,7 @@ def judge(candidate: Candidate, published: Path | None, rules: Rules, force: boo
     if changes and not rules.allow_schema_change:
         raise RefusedError(
             f"callers of version {published.name if published else ''} would break: "
-            f"{'; '.join(changes)}. --allow-schema-change publishes it anyway"
+            f"{'; '.join(changes)}. --allow-schema-change publishes the candidate anyway"
         )
     is_reweighted = candidate.manifest.is_reweighted
     by_auc = is_reweighted or (baseline is not None and baseline.is_reweighted)
@@ -72,25 +73,23 @@ def judge(candidate: Candidate, published: Path | None, rules: Rules, force: boo
         passed=not reason,
         reason=reason,
         forced=bool(reason),
-        rule=_rule_text(is_reweighted, by_auc),
+        rule=_rule_text(is_reweighted, by_auc, comparison is not None),
         comparison=comparison,
         not_compared=not_compared,
         schema_changes=changes,
     )
 
 
-def _rule_text(is_reweighted: bool, by_auc: bool) -> str:
+def _rule_text(is_reweighted: bool, by_auc: bool, is_compared: bool) -> str:
+    published = " and the published version" if is_compared else ""
     if is_reweighted:
-        return (
-            "judged by AUC against chance and the published version, because class weights shift "
-            "probabilities"
-        )
-    if by_auc:
+        return f"judged by AUC against chance{published}, because class weights shift probabilities"
+    if by_auc and is_compared:
         return (
             "judged by log-loss against a constant, and by AUC against the published version, "
             "whose probabilities are shifted by class weights"
         )
-    return "judged by log-loss against a constant and the published version"
+    return f"judged by log-loss against a constant{published}"
 
 
 # Each check returns the reason to refuse the candidate, or "".
@@ -115,7 +114,7 @@ def _check_floors(candidate: Candidate, rules: Rules) -> str:
     for name, floor in rules.floors.items():
         value = candidate.model.metrics[name]
         if name in LOWER_IS_BETTER and not value <= floor:
-            return f"{name} {value:.4f} is above its floor {floor:g}"
+            return f"{name} {value:.4f} is above its limit {floor:g}"
         if name not in LOWER_IS_BETTER and not value >= floor:
             return f"{name} {value:.4f} is below its floor {floor:g}"
     return ""

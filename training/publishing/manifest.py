@@ -37,7 +37,7 @@ class Data:
         source: file, directory or built-in table.
         rows: number of rows read.
         columns: names of the columns that enter the rows' hashes, including the label.
-        hash: sum of the rows' hashes and weights; does not depend on their order.
+        hash: a hash of all rows and their weights, regardless of their order.
         row_hash: name and version of the rows' hash, which decides which rows are held out.
         label: name of the label column.
         held_out_hash: sum of the hashes of the held-out rows.
@@ -163,7 +163,7 @@ class Manifest:
         libraries: versions of the libraries that the result depends on.
         threshold: smallest probability that is labelled class 1.
         metrics: metrics on the held-out rows, by name.
-        intervals: 95 % intervals of the metrics, by name.
+        intervals: 95% intervals of the metrics, by name.
         warnings: messages about the data and the fit.
         verdict: the gate's verdict, named `gate` in the file.
         reason: why it was trained, such as a schedule or a drop in quality; may be empty.

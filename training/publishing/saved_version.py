@@ -1,4 +1,4 @@
-"""Load a version from its directory and call its signatures by their public names."""
+"""Load a version from its directory and run its signatures, with inputs named as in requests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class SavedVersion:
             stored = saved_model_pb2.SavedModel.FromString(content)
             self._definitions = stored.meta_graphs[0].signature_def
             self._loaded = tf.saved_model.load(str(directory))
-        except (DecodeError, IndexError) as error:  # IndexError: also a truncated checkpoint
+        except (
+            DecodeError,
+            IndexError,
+        ) as error:  # IndexError: no graph, or a truncated checkpoint
             raise ValueError(f"{directory} is not a SavedModel: {error}") from error
 
     def has_signature(self, signature_name: str) -> bool:
@@ -34,8 +37,12 @@ class SavedVersion:
         return signature_name in self._definitions
 
     def input_dtypes(self, signature_name: str) -> dict[str, str]:
-        """Return the name of the dtype of each input of a signature."""
-        inputs = self._definitions[signature_name].inputs
+        """Return the name of the dtype of each input of a signature.
+
+        Raises:
+            KeyError: it has no such signature.
+        """
+        inputs = self._definition(signature_name).inputs
         return {name: tf.dtypes.as_dtype(info.dtype).name for name, info in inputs.items()}
 
     def run(
@@ -47,16 +54,20 @@ class SavedVersion:
             KeyError: it has no such signature or input.
             TypeError, ValueError, tf.errors.OpError: it does not take these values.
         """
-        infos = self._definitions[signature_name].inputs
+        infos = self._definition(signature_name).inputs
+        if unknown := [name for name in inputs if name not in infos]:
+            raise KeyError(f"the signature {signature_name!r} has no input {', '.join(unknown)}")
         # A function's argument is named after its placeholder, without TensorFlow's prefix and
         # suffix.
         prefix, suffix = f"{signature_name}_", ":0"
         arguments = {
             infos[name].name.removeprefix(prefix).removesuffix(suffix): tf.constant(values)
             for name, values in inputs.items()
-            if name in infos
         }
-        if len(arguments) != len(inputs):
-            raise KeyError(f"{signature_name} does not have the inputs {', '.join(inputs)}")
         outputs = self._loaded.signatures[signature_name](**arguments)
         return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def _definition(self, signature_name: str) -> Any:
+        if not self.has_signature(signature_name):  # looking it up would add it
+            raise KeyError(f"there is no signature {signature_name!r}")
+        return self._definitions[signature_name]

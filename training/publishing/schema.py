@@ -51,7 +51,7 @@ def from_version(version: SavedVersion, manifest: Manifest | None) -> Schema:
     """Return the schema of a published version.
 
     Raises:
-        KeyError: it does not describe itself as this job's models do.
+        KeyError: a signature, output or input that this job's models have is missing.
     """
     description = version.run("describe", {"query": np.zeros(1, np.int32)})
     names, kinds, classes = (
@@ -88,7 +88,7 @@ def changes(before: Schema, after: Schema) -> tuple[str, ...]:
                 f"column {name!r} changes from {old_kind} ({old_dtype}) to {kind} ({dtype})"
             )
     if not lines and before.dense and list(before.columns) != list(after.columns):
-        lines.append("the columns change their order, on which the signature 'dense' depends")
+        lines.append("the order of the columns changes, on which the signature 'dense' depends")
     for name in before.columns:
         if name in before.optional and name in after.columns and name not in after.optional:
             lines.append(f"column {name!r} may no longer be left out")
@@ -106,6 +106,6 @@ def changes(before: Schema, after: Schema) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def accepts_same_rows(before: Schema, after: Schema) -> bool:
-    """Return whether both take the same rows and name the same classes in the same order."""
+def are_comparable(before: Schema, after: Schema) -> bool:
+    """Return whether the columns, their kinds and dtypes, and the order of classes are the same."""
     return dict(before.columns) == dict(after.columns) and before.classes == after.classes

@@ -18,9 +18,7 @@ from client.errors import ClientError
 from client.serving.columns import NEVER_MISSING, Column
 from client.serving.columns.base import MissingBoolean
 from client.serving.schema import TensorSpec
-from client.serving.tensors import DTYPES, STRING, Array, dtype_name
-
-MAX_RANK = 32
+from client.serving.tensors import DTYPES, MAX_RANK, STRING, Array, dtype_name
 
 Locator = Callable[[tuple[int, ...]], str]
 

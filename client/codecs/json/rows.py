@@ -55,7 +55,8 @@ def read(body: bytes, schema: Schema) -> JsonCall:
         schema: schema of the requested version.
 
     Raises:
-        ClientError: it names the field, the value and what was expected.
+        ClientError: the body is invalid; the message has the field, the value and what is
+            expected.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     return fast.read(body, schema) or read_document(parse_body(body), schema)
@@ -65,7 +66,8 @@ def read_document(body: Any, schema: Schema) -> JsonCall:
     """Decode a parsed body.
 
     Raises:
-        ClientError: it names the field, the value and what was expected.
+        ClientError: the body is invalid; the message has the field, the value and what is
+            expected.
     """
     if not isinstance(body, dict):
         raise ClientError(f"the body is {describe(body)}; {EXPECTED}")
@@ -255,10 +257,10 @@ def _complete_rows(
             missing = [name for name in absent if not _may_be_missing(name, columns_by_input)]
             if missing:
                 spec = signature.inputs[missing[0]]
-                first_of = f", the first of {len(missing)}," if len(missing) > 1 else ""
+                and_more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
                 raise ClientError(
                     f'instances[{index}]: column "{missing[0]}" ({dtype_name(spec.dtype)})'
-                    f"{first_of} is missing"
+                    f" is missing{and_more}"
                 )
             if completed is rows:
                 completed = list(rows)  # the request may be decoded again, for another version

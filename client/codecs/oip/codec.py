@@ -63,7 +63,8 @@ def read(body: bytes, schema: Schema, header_length: str | None = None) -> Infer
             inputs.
 
     Raises:
-        ClientError: it names the tensor, the value and what was expected.
+        ClientError: the request is invalid; the message has the tensor, the value and what is
+            expected.
     """
     header, data = _split(body, header_length)
     message = _loads(header)

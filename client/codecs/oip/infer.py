@@ -12,7 +12,7 @@ from client.codecs.response import Response
 from client.serving.schema import Schema
 from client.serving.tensors import Array
 
-HEADER_LENGTH = "header_length"
+LENGTH_OPTION = "header_length"
 
 
 class OipInferences(Codec):
@@ -20,7 +20,7 @@ class OipInferences(Codec):
 
     def decode_one(self, payload: Payload, schema: Schema) -> oip.Inference:
         """Decode one request."""
-        return oip.read(payload.body, schema, payload.options.get(HEADER_LENGTH))
+        return oip.read(payload.body, schema, payload.options.get(LENGTH_OPTION))
 
     def encode(
         self, batch: Batch, outputs: Mapping[str, Array], schema: Schema, headers: Headers

@@ -27,6 +27,7 @@ from client.serving.schema import TensorSpec
 from client.serving.tensors import (
     BFLOAT16,
     DTYPES,
+    MAX_RANK,
     STRING,
     Array,
     dtype_name,
@@ -34,7 +35,6 @@ from client.serving.tensors import (
     to_bfloat16,
 )
 
-MAX_RANK = 32  # numpy's limit before version 2
 BASE64 = "base64"
 BYTES = "BYTES"
 
@@ -78,7 +78,7 @@ def check_spec(tensor: Mapping[str, Any], spec: TensorSpec, location: str) -> tu
     """Check a tensor's datatype and shape, and return the shape.
 
     Raises:
-        ClientError: they differ from the signature's; the message has both.
+        ClientError: they are invalid or not supported, or differ from the signature's.
     """
     shape = tensor.get("shape")
     if type(shape) is not list or not set(map(type, shape)) <= {int} or min(shape, default=0) < 0:
@@ -143,7 +143,9 @@ def read_binary(data: memoryview, shape: tuple[int, ...], spec: TensorSpec, loca
             f"got {len(data)}"
         )
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
-        raise ClientError(f"{location}: expected bytes 0 and 1 for BOOL, got others")
+        raise ClientError(
+            f"{location}: expected a 0 or 1 in each byte of BOOL data, got another value"
+        )
     array = np.frombuffer(data, dtype)
     return _reshape(from_bfloat16(array) if spec.dtype == BFLOAT16 else array, shape, location)
 
@@ -230,16 +232,16 @@ def _from_base64(value: Any, index: int, location: str) -> bytes:
 
 
 def _read_strings(data: memoryview, count: int, location: str) -> list[bytes]:
-    text, offset = bytes(data), 0
+    raw, offset = bytes(data), 0
     values: list[bytes] = []
-    while offset + 4 <= len(text) and len(values) < count:
-        end = offset + 4 + int.from_bytes(text[offset : offset + 4], "little")
-        values.append(text[offset + 4 : end])
+    while offset + 4 <= len(raw) and len(values) < count:
+        end = offset + 4 + int.from_bytes(raw[offset : offset + 4], "little")
+        values.append(raw[offset + 4 : end])
         offset = end
-    if len(values) != count or offset != len(text):
+    if len(values) != count or offset != len(raw):
         raise ClientError(
             f"{location}: expected {count} strings, each after its length in four bytes, "
-            f"got {len(text)} bytes of another form"
+            f"got {len(raw)} bytes of another form"
         )
     return values
 

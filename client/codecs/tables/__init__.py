@@ -85,7 +85,7 @@ class TableReader(Protocol):
         """Add bytes, and yield the complete rows.
 
         Raises:
-            ClientError: it names the line or the row, and the column.
+            ClientError: a row cannot be read; the message has the line or the row, and the column.
         """
 
     def finish(self) -> Iterator[TableRows]:

@@ -16,9 +16,9 @@ from client.serving.columns.base import PLAIN_NUMBER, parse_word, trim_cell
 from client.serving.tensors import DTYPES, STRING, Array, dtype_name
 
 # With these separators, 1.5 may be written as 1,5.
-DECIMAL_COMMA = (";", "\t", "|")
+DECIMAL_COMMA_SEPARATORS = (";", "\t", "|")
 
-_NUMBERS = b"0123456789+-.eE \t,"
+_NUMBER_CHARACTERS = b"0123456789+-.eE \t,"
 
 
 def read_column(
@@ -85,11 +85,11 @@ def read_numbers(lines: bytes, header: Header, layout: TableLayout, separator: s
     """
     if separator != ",":
         if b"," in lines:
-            if separator not in DECIMAL_COMMA or b"." in lines:
+            if separator not in DECIMAL_COMMA_SEPARATORS or b"." in lines:
                 return None
             lines = lines.replace(b",", b".")
         lines = lines.replace(separator.encode(), b",")
-    if lines.translate(None, _NUMBERS + b"\r\n"):
+    if lines.translate(None, _NUMBER_CHARACTERS + b"\r\n"):
         return None
     text = lines.strip(b"\r\n").replace(b"\r\n", b"\n").replace(b"\n", b"],[")
     try:
@@ -115,7 +115,7 @@ def _parse_numbers(words: Sequence[str], column: TableColumn) -> Array | None:
         for index in missing:
             words[index] = "0"
     data = ",".join(words).encode()
-    if data.translate(None, _NUMBERS):
+    if data.translate(None, _NUMBER_CHARACTERS):
         return None
     try:
         values = orjson.loads(b"[" + data + b"]")
@@ -131,7 +131,7 @@ def _parse_numbers(words: Sequence[str], column: TableColumn) -> Array | None:
 
 
 def _replace_decimal_commas(words: list[str], column: TableColumn, locate: RowLocator) -> list[str]:
-    """Replace the decimal comma of each number by a point."""
+    """Replace the decimal comma of each number with a point."""
     marks = column.missing_marks
     for row, word in enumerate(words):
         if "." in word and word not in marks:

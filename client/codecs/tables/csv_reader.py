@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from client.codecs.tables.cells import (
-    DECIMAL_COMMA,
+    DECIMAL_COMMA_SEPARATORS,
     has_decimal_comma,
     read_column,
     read_numbers,
@@ -179,7 +179,7 @@ class CsvReader:
 
     def _find_decimal_commas(self, rows: Sequence[list[str]], header: Header) -> Set[int]:
         """Return the indexes of the columns whose numbers have a decimal comma."""
-        if self._separator not in DECIMAL_COMMA:
+        if self._separator not in DECIMAL_COMMA_SEPARATORS:
             return set()
         full_rows = [cells for cells in rows if len(cells) == header.count]
         return {
@@ -198,7 +198,7 @@ class CsvReader:
         if set(map(len, rows)) != {header.count}:
             row = next(i for i, cells in enumerate(rows) if len(cells) != header.count)
             raise ClientError(
-                f"line {ends[row]}: expected {header.count} cells like the header, "
+                f"line {ends[row]}: expected {header.count} cells as in the header, "
                 f"got {len(rows[row])}"
             )
         cells = list(zip(*rows, strict=True))

@@ -1,4 +1,4 @@
-"""Responses as CSV."""
+"""Responses as CSV or TSV."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class CsvWriter:
         self._options = options
         self._separator = separator.encode()
         self._special = frozenset(f'{separator}"\r\n')
-        self._has_header = False
+        self._header_written = False
 
     def write(self, rows: TableRows, outputs: Mapping[str, Array]) -> bytes:
-        """Return the lines for some rows, after the header if they are the first.
+        """Return the lines of some rows; the first call also returns the header.
 
         Raises:
             ClientError: the outputs do not have a value for each row.
@@ -50,13 +50,13 @@ class CsvWriter:
             names.append(ERROR)
             cells.append([self._encode_value(rows.errors.get(i)) for i in range(rows.count)])
         lines = list(map(self._separator.join, zip(*cells, strict=True)))
-        if not self._has_header:
-            self._has_header = True
+        if not self._header_written:
+            self._header_written = True
             lines.insert(0, self._separator.join(map(self._encode_text, names)))
         return b"".join([line + b"\n" for line in lines])
 
     def end(self) -> bytes:
-        """Return nothing: CSV has no end marker."""
+        """Return nothing: CSV and TSV have no end marker."""
         return b""
 
     def _encode_cells(self, name: str, array: Array) -> list[bytes]:
@@ -68,7 +68,7 @@ class CsvWriter:
         texts = encode_column(name, array)
         if array.ndim != 1:
             return [self._encode_text(text.decode()) for text in texts]
-        # The JSON of a string is a string, or an object if it is not UTF-8.
+        # A string's JSON is a string, or an object if the bytes are not UTF-8.
         cells = {text: self._encode_text(_decode_json(text)) for text in set(texts)}
         return [cells[text] for text in texts]
 

@@ -234,8 +234,8 @@ class TableLayout:
         header = self.find_some_columns(names, options, prefix)
         missing = [n for n, i in zip(self.names, header.indexes, strict=True) if i < 0]
         if missing:
-            first_of = f", the first of {len(missing)}," if len(missing) > 1 else ""
-            raise ClientError(f'{prefix}column "{missing[0]}"{first_of} is missing')
+            and_more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ClientError(f'{prefix}column "{missing[0]}" is missing{and_more}')
         return header
 
     def find_some_columns(

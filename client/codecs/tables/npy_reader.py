@@ -23,7 +23,7 @@ from client.codecs.tables.options import TableOptions
 from client.codecs.tables.rows import Inputs, TableRows, read_rows
 from client.errors import ClientError
 from client.serving.schema import TensorSpec
-from client.serving.tensors import DTYPES, STRING, Array
+from client.serving.tensors import DTYPES, MAX_RANK, STRING, Array
 
 MAX_HEADER_BYTES = 10_000
 # Predict rows once this many bytes have arrived.
@@ -32,7 +32,7 @@ BLOCK_BYTES = 4 * 2**20
 MAX_BYTES = 64 * 2**20
 
 _MAGIC = b"\x93NUMPY"
-_SHAPE = rb"\((?:\d{1,19} {0,4}, {0,4}){0,32}(?:\d{1,19})? {0,4}\)"
+_SHAPE = rb"\((?:\d{1,19} {0,4}, {0,4}){0,%d}(?:\d{1,19})? {0,4}\)" % (MAX_RANK - 1)
 _ITEM = rb" {0,4}'(descr|fortran_order|shape)' {0,4}: {0,4}('[^']{1,8}'|True|False|%b) {0,4},?" % (
     _SHAPE
 )

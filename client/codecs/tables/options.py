@@ -21,7 +21,8 @@ class TableOptions:
         id_column: a column to copy to the response, as its first.
         keep: further columns to copy to the response.
         keep_all: whether to copy all columns.
-        errors_in_rows: whether an invalid row returns its error, instead of failing the table.
+        errors_in_rows: whether an invalid row's error is returned in that row, instead of failing
+            the table.
         csv_guard: whether CSV text that a spreadsheet would evaluate as a formula is prefixed
             with `'`.
     """

@@ -35,7 +35,7 @@ class RestPredictions(Codec):
             outputs,
             b"",
             headers,
-            lambda call, own: predict.write(own, row_form=call.row_form),
+            lambda call, request_outputs: predict.write(request_outputs, row_form=call.row_form),
             lambda call: call.row_form,
         )
 

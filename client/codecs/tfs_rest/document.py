@@ -48,9 +48,9 @@ def parse(body: bytes) -> Members:
     return document
 
 
-def invalid_request(message: str, status: int = 400) -> ClientError:
+def invalid_request(message: str) -> ClientError:
     """Return an error, with replacement characters for bytes of the message that are not UTF-8."""
-    return ClientError(message.encode("utf-8", "surrogateescape").decode(errors="replace"), status)
+    return ClientError(message.encode("utf-8", "surrogateescape").decode(errors="replace"))
 
 
 def to_bytes(text: str) -> bytes:

@@ -6,7 +6,6 @@ from typing import Any
 
 from client.codecs.tfs_rest.document import Members, describe, invalid_request
 from client.codecs.tfs_rest.tensors import (
-    MAX_RANK,
     ValueMismatchError,
     check,
     infer_shape,
@@ -15,7 +14,7 @@ from client.codecs.tfs_rest.tensors import (
 )
 from client.errors import ClientError
 from client.serving.schema import Signature
-from client.serving.tensors import Array
+from client.serving.tensors import MAX_RANK, Array
 
 PLAIN_LIST = (
     "instances is a plain list, but expecting list of objects as multiple input tensors required "
@@ -83,6 +82,7 @@ def _check(rows: list[Any], signature: Signature) -> None:
 
 
 def _instance_error(index: int, name: str, error: ClientError) -> ClientError:
+    # As in TensorFlow Serving, every error in an instance is a 400, even if its own status is 501.
     if isinstance(error, ValueMismatchError) or error.status == 501:
         location = f"instances[{index}].{name[:100]}" if name else f"instances[{index}]"
         return invalid_request(f"{location}: {error.message}")

@@ -15,7 +15,6 @@ from client.codecs.json_outputs import write_columns, write_rows
 from client.codecs.tfs_rest.document import ABSENT, Members, describe, invalid_request, parse
 from client.codecs.tfs_rest.instances import read_instances
 from client.codecs.tfs_rest.tensors import (
-    MAX_RANK,
     ValueMismatchError,
     check,
     infer_shape,
@@ -24,7 +23,7 @@ from client.codecs.tfs_rest.tensors import (
 )
 from client.errors import ClientError
 from client.serving.schema import DEFAULT_SIGNATURE, Schema, Signature, TensorSpec
-from client.serving.tensors import Array
+from client.serving.tensors import MAX_RANK, Array
 
 PLAIN_INPUTS = (
     "inputs is a plain value/list, but expecting an object as multiple input tensors required "

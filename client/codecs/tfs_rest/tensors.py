@@ -19,10 +19,8 @@ from client.codecs.json.flat import byte_array, flat_array
 from client.codecs.tfs_rest.document import Members, describe, invalid_request, to_bytes
 from client.errors import ClientError
 from client.serving.protos import DataType
-from client.serving.tensors import BOOL, DTYPES, STRING, Array
+from client.serving.tensors import BOOL, DTYPES, MAX_RANK, STRING, Array
 
-# numpy's limit; TensorFlow's is 254.
-MAX_RANK = 64
 INT32 = DataType.Value("DT_INT32")
 # Read as int32; values out of range wrap around.
 NARROW = frozenset(map(DataType.Value, ("DT_INT8", "DT_INT16", "DT_UINT8")))
@@ -46,7 +44,8 @@ def to_array(value: Any, dtype: int) -> Array | None:
     """Return a value or nested lists as an array.
 
     Returns:
-        The array; None if a value has the wrong type, or lists have unequal lengths.
+        The array; None if a value has the wrong type, lists have unequal lengths, or there are more
+        than `MAX_RANK` dimensions.
     """
     shape = infer_shape(value)
     level = [value]
@@ -131,7 +130,7 @@ def decode_b64(value: Any) -> bytes:
 
 
 def _to_flat_array(values: list[Any], dtype: int) -> Array | None:
-    """Return values as an array of one dimension, None if one has the wrong type."""
+    """Return values as a one-dimensional array, None if a value has the wrong type."""
     types = set(map(type, values))
     if dtype == STRING:
         if not types <= {str, Members}:

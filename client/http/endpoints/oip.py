@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 from client import __version__
 from client.codecs.oip import codec as oip
 from client.codecs.oip import models as oip_models
-from client.codecs.oip.infer import HEADER_LENGTH, OipInferences
+from client.codecs.oip.infer import LENGTH_OPTION, OipInferences
 from client.errors import ClientError
 from client.http import paths
 from client.http.endpoints.operations import OperationsApi, available_versions
@@ -83,7 +83,7 @@ class OipApi:
 
 def _options(request: HttpRequest) -> Mapping[str, str]:
     length = request.headers.get(oip.HEADER_LENGTH.lower())
-    return {} if length is None else {HEADER_LENGTH: length}
+    return {} if length is None else {LENGTH_OPTION: length}
 
 
 async def _refuse(error: ClientError, request: HttpRequest, deadline: Deadline) -> HttpResponse:

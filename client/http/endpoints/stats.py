@@ -19,9 +19,8 @@ from client.observability.samples import Labels, Samples, summarize
 from client.serving.client import Target
 from client.serving.deadlines import Deadline
 
-# Routes of models; probes, metrics, pages and static files are left out.
+# Routes of models, their probes excepted.
 MODEL_ROUTES = (paths.PREDICT, paths.EXPLAIN, f"{paths.V1}/", f"{paths.V2}/models/")
-# Calls that compute predictions.
 PREDICTING_RPCS = frozenset({"Predict", "Classify", "Regress"})
 
 
@@ -42,7 +41,7 @@ class StatsApi:
         Args:
             predictor: provides the model and its servers.
             arms: provides the rollout.
-            metrics: the metrics.
+            metrics: provides the samples of all workers.
             model: the default model.
             logs: whether the prediction log and feedback are on.
         """
@@ -134,7 +133,7 @@ def _calls(samples: Samples) -> dict[str, Any]:
 
 
 def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
-    """Return requests and call times by arm; `failed` includes requests that stable retried."""
+    """Return requests and call times by arm; `failed` includes those answered by stable instead."""
     arms = []
     for version, arm in samples.groups("client_arm_requests_total", "version", "arm"):
 
@@ -158,7 +157,8 @@ def _arms(samples: Samples, model: str) -> list[dict[str, Any]]:
 
 
 def _is_model_route(labels: Labels) -> bool:
-    return labels["route"].startswith(MODEL_ROUTES)
+    route = labels["route"]
+    return route.startswith(MODEL_ROUTES) and not route.endswith("/ready")
 
 
 def _is_prediction(labels: Labels) -> bool:

@@ -292,7 +292,7 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 
 async def _buffer(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Buffer the whole response before yielding it."""
+    """Return an iterator over the response once all of it is buffered."""
     with ExitStack() as stack:
         file = stack.enter_context(SpooledTemporaryFile(MAX_MEMORY_BYTES))
         async for piece in pieces:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.codecs.content_types import CSV, NDJSON, TSV
-from client.codecs.feedback import MAX_ERRORS
+from client.codecs.feedback import MAX_ERRORS, MAX_ROW
 from client.http import paths
 from client.http.errors import PROBLEM
 from client.http.openapi.parts import (
@@ -24,9 +24,8 @@ def feedback_operation(schema: Schema | None) -> Json:
     Args:
         schema: schema of the default model; None if it is not served.
     """
-    label: Json = {"type": "string", "minLength": 1}
-    if schema is not None and schema.description is not None:
-        label = {"enum": list(schema.description.class_names)}
+    description = schema.description if schema is not None else None
+    class_names = description.class_names if description is not None else ("yes", "no")
     row: Json = {
         "type": "object",
         "properties": {
@@ -38,25 +37,30 @@ def feedback_operation(schema: Schema | None) -> Json:
             "row": {
                 "type": "integer",
                 "minimum": 0,
-                "maximum": 2**53 - 1,
+                "maximum": MAX_ROW,
                 "description": "index of the row in the request, from 0",
             },
-            "label": label,
+            "label": {
+                "type": ["string", "number", "boolean"],
+                "minLength": 1,
+                "description": "a class name of the model; any label if it has none",
+                "examples": list(class_names),
+            },
             "time": {
                 "type": ["string", "null"],
                 "format": "date-time",
-                "description": "when the label became known; now if absent",
+                "description": "when the label became known; the time of the request if absent",
             },
         },
         "required": ["id", "label"],
         "additionalProperties": False,
-        "examples": [{"id": "01a225d2-d9f1-75a2-b1d9-daee720d0ddf", "label": _example(label)}],
+        "examples": [{"id": "01a225d2-d9f1-75a2-b1d9-daee720d0ddf", "label": class_names[0]}],
     }
-    refused = object_schema(line={"type": "integer", "minimum": 1}, error={"type": "string"})
+    row_error = object_schema(line={"type": "integer", "minimum": 1}, error={"type": "string"})
     counts = object_schema(
         accepted={"type": "integer", "minimum": 0},
         refused={"type": "integer", "minimum": 0},
-        errors={"type": "array", "items": refused, "maxItems": MAX_ERRORS},
+        errors={"type": "array", "items": row_error, "maxItems": MAX_ERRORS},
     )
     body: Json = {"anyOf": [row, {"type": "array", "items": row, "minItems": 1}]}
     model_description = "the model that the labels belong to; the default model if absent"
@@ -82,7 +86,3 @@ def feedback_operation(schema: Schema | None) -> Json:
             **{str(status): reference(paths.FEEDBACK, status) for status in ERRORS},
         },
     }
-
-
-def _example(label: Json) -> str:
-    return str(label["enum"][0]) if "enum" in label else "yes"

@@ -8,6 +8,7 @@ export class ApiError extends Error {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
+    this.isTransient = [0, 429, 503, 504].includes(status);
   }
 }
 
@@ -21,7 +22,7 @@ export function errorOf(status, text, retryAfter) {
   return new ApiError(message, status, Number(retryAfter) || undefined);
 }
 
-/* Returns the message to show for an ApiError; other errors are bugs and rethrown. */
+/* Returns the message to show for an ApiError; other errors are bugs and are rethrown. */
 export function messageOf(error) {
   if (!(error instanceof ApiError)) throw error;
   const key = { 0: "error.unreachable", 401: "error.key", 429: "error.busy" }[error.status];

@@ -20,7 +20,7 @@ export const h = (tag, properties, ...children) =>
 export const s = (tag, properties, ...children) =>
   fill(document.createElementNS(SVG, tag), properties, children);
 
-/* Formats a column name for people. */
+/* Formats a column name for display. */
 export const titleOf = (name) => name.replaceAll("_", " ");
 
 /* Returns a function that delays `callback` until it has not been called for some time. */

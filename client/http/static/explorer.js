@@ -1,8 +1,9 @@
 /* Explores the row's neighbourhood: the effect of each column on the probability, and the smallest
    changes that flip the label. One request covers all columns; the search takes a few more. */
 
-import { ApiError, messageOf, predictRows, probabilitiesOf, stats } from "./api.js";
+import { messageOf, predictRows, probabilitiesOf, stats } from "./api.js";
 import { debounce } from "./dom.js";
+import { t } from "./i18n.js";
 import { positionOf, textAt, valueOf } from "./row.js";
 
 const DELAY_MS = 200;
@@ -18,6 +19,7 @@ const ROUNDS = 8;
 const MAX_ROUNDING = 0.005;
 
 /* `state` is { curves, canary, flips, answer, error }; all are null until known.
+   `error` is a message.
      curve   { column, points: [{ text, position, probability, label, canary }], movement };
              a point's `canary` is the canary version's probability, if there is one
      canary  { version, probabilities } or, if it rejects the rows, { version, error }
@@ -37,6 +39,7 @@ export class Explorer extends EventTarget {
     this.#model = model;
     this.#row = row;
     this.#predictor = predictor;
+    this.canExplore = model.columns.some((column) => column.range || column.values.length > 1);
     this.state = { curves: null, canary: null, flips: null, answer: null, error: null };
     row.onChange(() => this.#stop());
     const refreshSoon = debounce(() => this.refresh(), DELAY_MS);
@@ -58,10 +61,10 @@ export class Explorer extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /* Returns the canary's predictions for the rows, null if there is no canary. */
+  /* Returns the state's `canary` for the rows; null if none is known. */
   async #predictCanary(rows, signal) {
     if (!this.#model.rollout || rows.length === 0) return null;
-    const { rollout } = await stats();
+    const { rollout } = await stats().catch(() => ({}));
     if (!rollout?.canary || rollout.phase === "loading") return null;
     const version = rollout.canary;
     try {
@@ -73,8 +76,7 @@ export class Explorer extends EventTarget {
 
   async refresh() {
     const { status, answer } = this.#predictor.state;
-    const canExplore = this.#model.columns.some((column) => column.range || column.values.length > 1);
-    if (status !== "current" || !canExplore || typeof answer.prediction?.probability !== "number") return;
+    if (status !== "current" || !this.canExplore || typeof answer.prediction?.probability !== "number") return;
     if (answer === this.state.answer || !this.#watchers.some((isVisible) => isVisible())) return;
     this.#stop();
     this.#controller = new AbortController();
@@ -90,9 +92,9 @@ export class Explorer extends EventTarget {
       this.#update({ flips, answer });
     } catch (error) {
       if (signal.aborted) return;
-      if (!(error instanceof ApiError)) throw error;
-      this.#update({ error });
-      this.#retry = setTimeout(() => this.refresh(), 1000 * (error.retryAfter ?? RETRY_SECONDS));
+      const message = messageOf(error);
+      this.#update({ error: error.isTransient ? t("explore.failed") : message });
+      if (error.isTransient) this.#retry = setTimeout(() => this.refresh(), 1000 * (error.retryAfter ?? RETRY_SECONDS));
     }
   }
 }
@@ -148,7 +150,7 @@ function categoriesOf(column, current) {
 
 const exactText = (column, position) => (column.type === "number" ? String(position) : textAt(column, position));
 
-/* Returns the flip of each column, smallest change first; `text` is null if no change flips. */
+/* Returns the flip of each column, smallest change first; `text` is null if no change flips the label. */
 async function findFlips(row, answer, curves, signal) {
   const { label } = answer.prediction;
   const brackets = curves.filter(({ column }) => column.range).flatMap((curve) => bracketsOf(curve, row, label));
@@ -207,7 +209,7 @@ function numericFlip({ column, index }, row, brackets) {
   return { column, text: null, others: 0, change: Infinity, ...best };
 }
 
-/* Categories have no distance: take the first that flips, in vocabulary order, after all numbers. */
+/* Categories have no distance: take the first in vocabulary order that flips the label; its change counts as 1. */
 function categoricalFlip({ column, points }, label) {
   const flipping = points.filter((point) => point.label !== label && point.text !== "");
   const hasFlip = flipping.length > 0;

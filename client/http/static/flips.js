@@ -23,7 +23,7 @@ export function mount(root, { model, row, predictor, explorer }) {
     if (panel.hidden) return;
     // While flips of the same label are computed, the list stays, so that it does not flicker.
     if (error || flipped?.prediction.label !== answer.prediction.label) {
-      summary.textContent = t(error ? "explore.failed" : "status.loading");
+      summary.textContent = error ?? t("status.loading");
       items.replaceChildren();
       return;
     }

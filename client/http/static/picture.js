@@ -7,10 +7,12 @@ import { t } from "./i18n.js";
 const LUMA_WEIGHTS = [0.299, 0.587, 0.114];
 const DIGITS = 4;
 
-/* Returns a file input that passes the picture as text to `onText`. */
+/* Returns a file input with a preview; it passes the file as text to `onText`. */
 export function pictureInput(column, onText) {
   const { picture } = column;
-  const canvas = h("canvas", { hidden: true, role: "img", ...(picture && { width: picture.width, height: picture.height }) });
+  const { width, height } = picture ?? {};
+  const canvas = h("canvas", { hidden: true, role: "img", ...(picture && { width, height }) });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
   const status = h("small", { role: "status" });
   const file = h("input", { type: "file", accept: "image/*", ariaLabel: t("picture.choose", { column: column.name }) });
   // Models do not state the pixel range that they expect.
@@ -22,25 +24,26 @@ export function pictureInput(column, onText) {
     const [selected] = file.files;
     if (!selected) return;
     status.textContent = "";
+    const { name } = selected;
+    const content = await (picture ? createImageBitmap(selected) : base64Of(selected)).catch(() => null);
+    if (content === null) {
+      status.textContent = t("picture.unreadable", { name });
+      return;
+    }
     if (!picture) {
-      onText(await base64Of(selected));
+      onText(content);
       return;
     }
-    try {
-      const bitmap = await createImageBitmap(selected);
-      canvas.getContext("2d", { willReadFrequently: true }).drawImage(bitmap, 0, 0, picture.width, picture.height);
-    } catch {
-      status.textContent = t("picture.unreadable", { name: selected.name });
-      return;
-    }
-    canvas.ariaLabel = t("picture.sent", { name: selected.name, width: picture.width, height: picture.height });
+    context.clearRect(0, 0, width, height);
+    context.drawImage(content, 0, 0, width, height);
+    canvas.ariaLabel = t("picture.sent", { name, width, height });
     canvas.hidden = false;
     send();
   }
 
   function send() {
     if (canvas.hidden) return;
-    const { data } = canvas.getContext("2d").getImageData(0, 0, picture.width, picture.height);
+    const { data } = context.getImageData(0, 0, width, height);
     onText(JSON.stringify(numbersOf(data, picture, picture.is_integer ? 255 : Number(maximum.value))));
   }
 
@@ -60,6 +63,6 @@ function numbersOf(data, { height, width, channels, has_channels: hasChannels },
 const base64Of = (file) => new Promise((resolve, reject) => {
   const reader = new FileReader();
   reader.onload = () => resolve(reader.result.split(",")[1]);
-  reader.onerror = () => reject(reader.error);
+  reader.onerror = reject;
   reader.readAsDataURL(file);
 });

@@ -86,7 +86,7 @@ export class Predictor extends EventTarget {
       this.#update({ status: "invalid", faults: [[column.name, reason]] });
       return;
     }
-    const waiting = [0, 429, 503, 504].includes(error.status);
+    const waiting = error.isTransient;
     this.#update({ status: "failed", error, waiting });
     if (waiting) this.#retry = setTimeout(() => this.predict(), 1000 * (error.retryAfter ?? RETRY_SECONDS));
   }

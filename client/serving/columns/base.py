@@ -137,7 +137,7 @@ class Column:
         return self.missing_value(dtype) is not None
 
     def format_number(self, value: float) -> str:
-        """Format a number of the column for people."""
+        """Format a number of the column for display."""
         return str(value)
 
     def describe(self, schema: Json) -> Json:

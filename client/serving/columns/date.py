@@ -1,4 +1,4 @@
-"""Columns of dates and times: ISO 8601 for callers, days since 1970-01-01T00:00Z for the model."""
+"""Columns of dates and times: text for callers, days since 1970-01-01T00:00Z for the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAY_MICROSECONDS = 86_400_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TIME = (
     r"(?:[T ](?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,](?P<f>\d{1,9}))?)?"
-    r"\s?(?P<z>[Zz]|[-+]\d{2}(?::?\d{2})?)?)?"
+    r"\s?(?P<z>[Zz]|[-+](?:[01]\d|2[0-3])(?::?[0-5]\d)?)?)?"
 )
 FORMS = {
     name: re.compile(form + _TIME, re.ASCII)
@@ -114,7 +114,7 @@ def parse_days(text: str, form: str = "") -> float | None:
 
 
 def format_days(days: float) -> str:
-    """Return days since 1970-01-01T00:00Z as ISO 8601; beyond year 9999, as the number."""
+    """Return days since 1970-01-01T00:00Z as ISO 8601; outside years 1 to 9999, as a number."""
     try:
         moment = EPOCH + timedelta(microseconds=round(days * DAY_MICROSECONDS))
     except (OverflowError, ValueError):

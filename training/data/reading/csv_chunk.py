@@ -32,8 +32,8 @@ class CsvLayout:
         columns: the columns of the header.
         separator: the field separator.
         constants: column values from the file's path.
-        has_marks: whether a numeric column has had a missing mark other than "". Searching for
-            marks takes as long as parsing, so it starts only after the first mark.
+        has_marks: whether to search for missing marks. That takes as long as parsing, so it starts
+            only if --missing adds marks, or after a mark that polars rejects as a number.
     """
 
     name: str
@@ -77,7 +77,7 @@ class CsvChunk:
         return self._record_batch(self._drop_blank_lines(frame))
 
     def location(self, row: int) -> str:
-        """Return the location of a row, for errors; may scan the chunk."""
+        """Return the location of a row, for errors; scans the chunk."""
         return f"{self.layout.name} line {self._record(row)[0]}"
 
     def cell(self, row: int, column: str) -> str:
@@ -96,7 +96,8 @@ class CsvChunk:
         schema = csv_dtypes(layout.columns, parsers)
         columns = [column for column in parsers if column in schema]
         marks = missing_marks(parsers)
-        # Without null values, polars parses NaN as a number and rejects all other marks.
+        # Without null values, polars parses NaN as a number and rejects the other marks of
+        # `MISSING`, but not a number from --missing, such as 999.
         layout.has_marks |= not set(marks) <= set(MISSING)
         for null_values in [marks] if layout.has_marks else [[], marks]:
             try:
@@ -126,12 +127,14 @@ class CsvChunk:
         )
 
     def _drop_blank_lines(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Drop the rows that polars makes from blank lines; it pads short records silently."""
+        """Drop rows that polars makes from blank lines; reject short records, which it pads."""
         header = self.layout.columns
         if not frame[header[-1]].null_count():
             return frame  # each record has a last field
         separators = self.data.count(self.layout.separator.encode())
-        if b'"' not in self.data and separators == len(frame) * (len(header) - 1):
+        # In a file of one column, a blank line has as many separators as any other.
+        is_countable = len(header) > 1 and b'"' not in self.data
+        if is_countable and separators == len(frame) * (len(header) - 1):
             return frame
         blank_rows = self._check_records()
         if not blank_rows:
@@ -151,7 +154,7 @@ class CsvChunk:
                 blank_rows.append(index)
             elif len(fields) != expected:
                 raise DataError(
-                    f"{self.layout.name} line {line}: expected {expected} fields like the header, "
+                    f"{self.layout.name} line {line}: expected {expected} fields as in the header, "
                     f"got {len(fields)}"
                 )
         return blank_rows
@@ -168,7 +171,7 @@ class CsvChunk:
             ) from error
 
     def _record(self, row: int) -> tuple[int, list[str]]:
-        """Return the first line and the fields of a row's record, not counting blank lines."""
+        """Return a row's first line number and fields; blank lines are not rows."""
         records = (record for record in self._records() if record[1])
         return next(islice(records, row, None))
 

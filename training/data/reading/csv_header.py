@@ -75,7 +75,10 @@ def read_header(
     try:
         fields: list[str] = next(reader, [])
     except csv.Error as error:
-        raise DataError(f"{name} line {line}: expected lines that end in LF or CRLF") from error
+        expected = "lines that end in LF or CRLF"
+        if "field limit" in str(error):
+            expected = f"column names of at most {csv.field_size_limit()} characters"
+        raise DataError(f"{name} line {line}: expected {expected}") from error
     end = 0
     for _ in range(reader.line_num):
         end = records.find(b"\n", end) + 1 or len(records)
@@ -101,7 +104,7 @@ def _columns(name: str, line: int, fields: list[str]) -> tuple[str, ...]:
         if not column:
             raise DataError(f"{name} line {line}: column {number} has no name")
         if column in seen:
-            raise DataError(f"{name} line {line}: two columns have the name {column!r}")
+            raise DataError(f"{name} line {line}: duplicate column {column!r}")
         seen.add(column)
     if all(_is_number(column) for column in columns):
         raise DataError(

@@ -200,7 +200,7 @@ function rollout({ rollout: state }) {
     [t("live.stable"), state.stable],
     [t("live.canary"), state.canary === null ? null : `${state.canary}, ${number(state.percent)}%`],
     [t("live.shadow"), state.shadow],
-    [t("live.verdict"), state.reason],
+    [t("live.reason"), state.reason],
   ]));
 }
 

@@ -23,8 +23,8 @@ export function mount(root, { model, row, predictor, explorer }) {
 
   function show() {
     const { curves, canary, error } = explorer.state;
-    if (!model.columns.some((column) => column.range || column.values.length > 1)) status.textContent = t("whatif.unknown");
-    else if (error) status.textContent = t("explore.failed");
+    if (!explorer.canExplore) status.textContent = t("whatif.unknown");
+    else if (error) status.textContent = error;
     else if (!curves) status.textContent = t("status.loading");
     else status.replaceChildren(...introduction(curves));
     if (!curves) return;
