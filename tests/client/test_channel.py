@@ -15,7 +15,7 @@ from client.serving.channel import Tls, find_proxy, target
 from tests.conftest import Starter
 from tests.support import processes
 from tests.support.affine import publish
-from tests.support.certificates import Authority, ssl_config
+from tests.support.certificates import CertificateAuthority, ssl_config
 from tests.support.link import Link
 from tests.support.processes import Running, free_port
 
@@ -141,7 +141,8 @@ def test_connection_lost_during_a_call_raises_unavailable(
             await server.predict("m", X)
             link.hold()
             call = asyncio.create_task(server.predict("m", X))
-            await asyncio.sleep(0.2)
+            while not link.is_holding:
+                await asyncio.sleep(0.01)
             link.close()
             with pytest.raises(UnavailableError):
                 await call
@@ -150,12 +151,14 @@ def test_connection_lost_during_a_call_raises_unavailable(
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("authority"))
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
-def mtls_address(starter: Starter, base_path: Path, authority: Authority, tmp_path: Path) -> str:
+def mtls_address(
+    starter: Starter, base_path: Path, authority: CertificateAuthority, tmp_path: Path
+) -> str:
     """The address of a server that requires client certificates."""
     key, certificate = authority.sign("server")
     config = ssl_config(
@@ -177,7 +180,7 @@ def predicts(server: ServingClient) -> bool:
 
 
 def test_server_and_client_authenticate_by_certificates(
-    mtls_address: str, authority: Authority, starter: Starter
+    mtls_address: str, authority: CertificateAuthority, starter: Starter
 ) -> None:
     key, certificate = authority.sign("client")
     with ServingClient(mtls_address, tls=Tls(authority.certificate, certificate, key)) as server:
@@ -196,7 +199,7 @@ def test_server_and_client_authenticate_by_certificates(
 
 @pytest.mark.parametrize("has_ca", [False, True])
 def test_missing_client_certificate_or_ca_fails_the_call(
-    mtls_address: str, authority: Authority, has_ca: bool
+    mtls_address: str, authority: CertificateAuthority, has_ca: bool
 ) -> None:
     for tls in (Tls(authority.certificate if has_ca else None), None):
         with (

@@ -81,7 +81,7 @@ def decode_alone(codec: Codec, body: bytes, schema: Schema) -> Call | str:
     codec=st.sampled_from(CODECS),
     schema=st.sampled_from([NUMERIC, NUMERIC, MIXED]),
 )
-def test_each_request_is_decoded_as_it_would_be_alone(
+def test_batched_requests_decode_as_they_do_alone(
     bodies: list[bytes], codec: Codec, schema: Schema
 ) -> None:
     decoding = codec.decode([Payload(body) for body in bodies], schema)
@@ -110,7 +110,7 @@ def outputs(rows: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("codec", CODECS[:2])
-def test_each_response_is_encoded_as_it_would_be_alone(codec: Codec) -> None:
+def test_batched_responses_encode_as_they_do_alone(codec: Codec) -> None:
     bodies = [
         b'{"instances":[[1,2,3]]}',
         b'{"instances":[[1,2,3],[4,5,6],[7,8,9]]}',

@@ -225,10 +225,10 @@ def test_stop_loses_no_request_on_a_keep_alive_connection(
     client = starter.client(model_server, CLIENT_WORKERS=str(number))
     url = f"{client.address}/predict"
     with Callers(url, ROW, find_fault, 16, may_be_refused=True) as callers:
-        wait_for(lambda: callers.answered > 300, "requests are answered", 20)
+        wait_for(lambda: callers.ok_count > 300, "requests are answered", 20)
         client.process.send_signal(signal.SIGTERM)
         callers.join()
-    assert callers.failures() == {}
+    assert callers.faults == {}
     assert client.process.wait(15) == 0
 
 
@@ -239,12 +239,12 @@ def test_sighup_replaces_the_workers_without_losing_requests(
     client = starter.client(model_server, CLIENT_WORKERS=str(number))
     before = workers(client)
     with Callers(f"{client.address}/predict", ROW, find_fault, 16) as callers:
-        wait_for(lambda: callers.answered > 300, "requests are answered", 20)
+        wait_for(lambda: callers.ok_count > 300, "requests are answered", 20)
         client.process.send_signal(signal.SIGHUP)
         wait_for(lambda: not workers(client) & before, "all were replaced", 30)
-        answered = callers.answered
-        wait_for(lambda: callers.answered > answered + 300, "requests are answered", 20)
-    assert callers.failures() == {}
+        answered = callers.ok_count
+        wait_for(lambda: callers.ok_count > answered + 300, "requests are answered", 20)
+    assert callers.faults == {}
     assert len(workers(client)) == number
     assert is_ready(client)
 

@@ -236,7 +236,7 @@ def test_verdict_needs_a_shift_and_enough_rows() -> None:
 
 
 @pytest.mark.parametrize(("rows", "training_rows"), [(100, 455), (1000, 455), (100_000, 100_000)])
-def test_undrifted_windows_alarm_in_one_of_a_hundred(rows: int, training_rows: int) -> None:
+def test_false_alarm_rate_is_about_one_percent(rows: int, training_rows: int) -> None:
     generator = np.random.default_rng(rows + training_rows)
     alarms = 0
     for _ in range(250):  # tests/monitoring/test_drift.py simulates more

@@ -182,8 +182,7 @@ ONES = ",".join(["1"] * 29)
 def test_errors_have_the_expected_status_and_message(
     client_url: str, path: str, body: Any, status: int, message: str
 ) -> None:
-    url = client_url + path
-    response = requests.get(url, timeout=5) if body is None else post(url, body)
+    response = post(client_url + path, body)
     assert response.status_code == status, response.text
     problem = response.json()
     assert message in problem["error"]

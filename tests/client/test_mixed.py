@@ -27,7 +27,7 @@ from tests.conftest import Starter
 from tests.support import forked, processes
 from tests.support.mixed import BIAS, COLUMNS, MISSING, UNKNOWN, MixedColumn, publish
 from tests.support.processes import ROOT
-from tests.support.together import Asker
+from tests.support.together import BatchedPredictor
 
 NAMES = [column.name for column in COLUMNS]
 ROW = {
@@ -316,10 +316,10 @@ def test_row_with_a_missing_number_is_sent_once_when_the_version_changes(
             server.address, observe=lambda rpc, *_: calls.append(rpc)
         ) as connection:
             # The predictor does not poll: it learns of version 2 from a response.
-            predictor = Asker(Predictor(connection))
+            predictor = BatchedPredictor(Predictor(connection))
             while version == 1:
                 calls.clear()
-                _, prediction = await predictor.answer(Target("flats"), read, Deadline(5))
+                _, prediction = await predictor.predict(Target("flats"), read, Deadline(5))
                 version = prediction.version
                 if not (tmp_path / "flats/2").exists():
                     publish(tmp_path / "flats", version=2)

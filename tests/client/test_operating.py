@@ -362,7 +362,7 @@ def test_drain_delay_reports_not_ready_and_keeps_answering(
     client = starter.client(model_server, CLIENT_DRAIN_DELAY="2")
     client.process.send_signal(signal.SIGTERM)
     stopped = time.monotonic()
-    wait_for(lambda: is_ready(client) is False, "it is not ready", 1)
+    wait_for(lambda: is_ready(client) is False, "it is not ready", 10)
     assert get(client, "/readyz").json()["error"] == "the client is stopping"
     assert predict(client).status_code == 200
     assert get(client, "/livez").status_code == 200
@@ -373,7 +373,7 @@ def test_drain_delay_reports_not_ready_and_keeps_answering(
 def test_second_signal_skips_the_drain_delay(model_server: str, starter: Starter) -> None:
     client = starter.client(model_server, CLIENT_DRAIN_DELAY="60")
     client.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: is_ready(client) is False, "it is not ready", 1)
+    wait_for(lambda: is_ready(client) is False, "it is not ready", 10)
     assert client.stop(timeout=5) == 0
 
 

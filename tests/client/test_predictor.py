@@ -25,7 +25,7 @@ from client.serving.schema import Schema
 from tests.conftest import Starter
 from tests.support import affine, forked, guarded, processes
 from tests.support.link import Link
-from tests.support.together import Asker
+from tests.support.together import BatchedPredictor
 
 GUARDED = Target("guarded")
 Read = Callable[[Schema], Call]
@@ -56,7 +56,7 @@ def read(call: Call) -> Read:
 
 
 def run(
-    server: str, work: Callable[[Asker], Awaitable[Any]], **limits: Any
+    server: str, work: Callable[[BatchedPredictor], Awaitable[Any]], **limits: Any
 ) -> tuple[Any, Counter[str]]:
     """Run `work` with a predictor; return its result and the number of calls by method."""
     calls: Counter[str] = Counter()
@@ -65,15 +65,15 @@ def run(
         observe = lambda rpc, code, seconds: calls.update([rpc])  # noqa: E731
         async with AsyncServingClient(server, observe=observe) as connection:
             predictor = Predictor(connection, Limits(**limits))
-            return await work(Asker(predictor, Limits(**limits)))
+            return await work(BatchedPredictor(predictor, Limits(**limits)))
 
     return asyncio.run(main()), calls
 
 
-async def predict_all(predictor: Asker, target: Target, *calls: Call) -> list[Any]:
+async def predict_all(predictor: BatchedPredictor, target: Target, *calls: Call) -> list[Any]:
     """Send all requests at once and return their predictions or errors."""
-    answers = (predictor.answer(target, read(call), Deadline(20)) for call in calls)
-    results = await asyncio.gather(*answers, return_exceptions=True)
+    predictions = (predictor.predict(target, read(call), Deadline(20)) for call in calls)
+    results = await asyncio.gather(*predictions, return_exceptions=True)
     return [result[1] if isinstance(result, tuple) else result for result in results]
 
 
@@ -104,7 +104,7 @@ def test_row_rejected_by_the_graph_fails_alone(guarded_server: str) -> None:
 def test_requests_are_sent_separately_if_outputs_are_not_rows(guarded_server: str) -> None:
     calls = [x(1, 1, 2, signature_name="distinct"), x(2, 3, signature_name="distinct")] * 4
 
-    async def predict_twice(predictor: Asker) -> list[Any]:
+    async def predict_twice(predictor: BatchedPredictor) -> list[Any]:
         first = await predict_all(predictor, GUARDED, *calls)
         return first + await predict_all(predictor, GUARDED, *calls)
 
@@ -128,15 +128,15 @@ def test_requests_of_mixed_shapes_and_types_get_the_same_results_as_alone(
     reads: list[Read] = [partial(read_rest, body) for body in bodies]
     reads += [read(Call("column", {"x": array})) for array in arrays]
 
-    async def answer(predictor: Asker, reads: Sequence[Read]) -> list[Any]:
-        answers = (predictor.answer(GUARDED, read, Deadline(20)) for read in reads)
-        return await asyncio.gather(*answers, return_exceptions=True)
+    async def predict_reads(predictor: BatchedPredictor, reads: Sequence[Read]) -> list[Any]:
+        predictions = (predictor.predict(GUARDED, read, Deadline(20)) for read in reads)
+        return await asyncio.gather(*predictions, return_exceptions=True)
 
-    async def one_by_one(predictor: Asker) -> list[Any]:
-        return [outcome for read in reads for outcome in await answer(predictor, [read])]
+    async def one_by_one(predictor: BatchedPredictor) -> list[Any]:
+        return [outcome for read in reads for outcome in await predict_reads(predictor, [read])]
 
     alone, counts_alone = run(guarded_server, one_by_one)
-    together, counts = run(guarded_server, lambda predictor: answer(predictor, reads * 20))
+    together, counts = run(guarded_server, lambda predictor: predict_reads(predictor, reads * 20))
     for actual, expected in zip(together, alone * 20, strict=True):
         if isinstance(expected, ClientError):
             assert isinstance(actual, ClientError)
@@ -161,13 +161,13 @@ def test_limit_of_one_row_sends_a_call_for_each_request(guarded_server: str) -> 
 def test_deadline_or_cancellation_affects_only_its_request(guarded_server: str) -> None:
     link = Link(guarded_server)
 
-    async def expire_and_cancel(predictor: Asker) -> list[Any]:
-        await predictor.answer(GUARDED, read(x(0)), Deadline(20))
+    async def expire_and_cancel(predictor: BatchedPredictor) -> list[Any]:
+        await predictor.predict(GUARDED, read(x(0)), Deadline(20))
         link.hold()
-        first = asyncio.create_task(predictor.answer(GUARDED, read(x(1)), Deadline(20)))
+        first = asyncio.create_task(predictor.predict(GUARDED, read(x(1)), Deadline(20)))
         await asyncio.sleep(0.1)
         waiting = [
-            asyncio.create_task(predictor.answer(GUARDED, read(x(i)), Deadline(seconds)))
+            asyncio.create_task(predictor.predict(GUARDED, read(x(i)), Deadline(seconds)))
             for i, seconds in ((2, 20), (3, 0.2), (4, 20), (5, 20))
         ]
         await asyncio.sleep(0.1)
@@ -198,11 +198,11 @@ def test_requests_are_decoded_with_the_schema_of_the_answering_version(
         schema_versions.append(schema.version)
         return x(float(schema.version))
 
-    async def predict_until_version_2(predictor: Asker) -> None:
+    async def predict_until_version_2(predictor: BatchedPredictor) -> None:
         target = Target("m")
         version = 1
         while version == 1:
-            _, prediction = await predictor.answer(target, encode_version, Deadline(20))
+            _, prediction = await predictor.predict(target, encode_version, Deadline(20))
             version = prediction.version
             # The input is the schema's version, and y = 10 x + version.
             assert prediction.outputs["y"].tolist() == [10.0 * version + version]
@@ -238,17 +238,17 @@ def test_invalid_requests_do_not_reload_the_schema_each_time(guarded_server: str
     def reject(schema: Schema) -> Call:
         raise ClientError("wrong")
 
-    async def send_invalid(predictor: Asker) -> None:
+    async def send_invalid(predictor: BatchedPredictor) -> None:
         for _ in range(50):
             with pytest.raises(ClientError, match="wrong"):
-                await predictor.answer(GUARDED, reject, Deadline(20))
+                await predictor.predict(GUARDED, reject, Deadline(20))
 
     _, counts = run(guarded_server, send_invalid)
     assert counts["GetModelMetadata"] <= 2
 
 
 def test_concurrent_schema_loads_share_one_call(guarded_server: str) -> None:
-    async def load_at_once(predictor: Asker) -> None:
+    async def load_at_once(predictor: BatchedPredictor) -> None:
         loads = (predictor.schema(GUARDED, Deadline(20)) for _ in range(50))
         assert len(set(map(id, await asyncio.gather(*loads)))) == 1
 
@@ -257,10 +257,10 @@ def test_concurrent_schema_loads_share_one_call(guarded_server: str) -> None:
 
 
 def test_missing_model_is_requested_each_time(guarded_server: str) -> None:
-    async def predict_twice(predictor: Asker) -> None:
+    async def predict_twice(predictor: BatchedPredictor) -> None:
         for _ in range(2):
             with pytest.raises(ClientError) as error:
-                await predictor.answer(Target("nosuch"), read(x(1)), Deadline(20))
+                await predictor.predict(Target("nosuch"), read(x(1)), Deadline(20))
             assert error.value.status == 404
 
     _, counts = run(guarded_server, predict_twice)

@@ -151,7 +151,7 @@ def collector() -> Iterator[Collector]:
 
 
 def wait_until(callers: Callers, condition: Callable[[], object]) -> None:
-    processes.wait_for(lambda: callers.wrong or condition(), "the callers are answered", 60)
+    processes.wait_for(lambda: callers.faults or condition(), "the callers are answered", 60)
 
 
 @pytest.mark.parametrize("canary", [RAISES, REFUSES, NANS, WRONG, MISSING])
@@ -172,9 +172,9 @@ def check_broken_canary(rollouts: Rollouts, canary: int) -> None:
     rollouts.set(canary=canary, percent=30)
     with Callers(f"{rollouts.url}:predict", BODY, find_inconsistency, 8) as callers:
         wait_until(callers, lambda: rollouts.metric("client_rollout_cutout", version=canary))
-        target = callers.answered + 50
-        wait_until(callers, lambda: callers.answered > target)
-    assert callers.failures() == {}
+        target = callers.ok_count + 50
+        wait_until(callers, lambda: callers.ok_count > target)
+    assert callers.faults == {}
     counted = {"version": canary, "arm": "canary"}
     assert rollouts.metric("client_arm_requests_total", outcome="repeated", **counted) >= 10
     assert rollouts.metric("client_arm_requests_total", outcome="ok", **counted) == 0
@@ -189,14 +189,14 @@ def test_good_canary_gets_its_share(rollouts: Rollouts) -> None:
     rollouts.set(canary=GOOD, percent=20)
     counted = {"version": GOOD, "arm": "canary", "outcome": "ok"}
     with Callers(f"{rollouts.url}:predict", BODY, find_inconsistency, 8) as callers:
-        wait_until(callers, lambda: callers.answered > 800)
-    assert callers.failures() == {}
-    share = rollouts.metric("client_arm_requests_total", **counted) / callers.answered
+        wait_until(callers, lambda: callers.ok_count > 800)
+    assert callers.faults == {}
+    share = rollouts.metric("client_arm_requests_total", **counted) / callers.ok_count
     assert 0.15 < share < 0.25
     control = rollouts.metric(
         "client_arm_requests_total", version=STABLE, arm="control", outcome="ok"
     )
-    assert control > 0.1 * callers.answered
+    assert control > 0.1 * callers.ok_count
     assert rollouts.metric("client_golden", version=GOOD, result="ok") == 1
     assert rollouts.metric("client_rollout_cutout") == 0
     stats = requests.get(f"{rollouts.client.address}/stats", timeout=10).json()
@@ -361,9 +361,9 @@ def test_slow_shadow_drops_copies_without_delaying_callers(rollouts: Rollouts) -
         wait_until(
             callers, lambda: rollouts.metric("client_shadow_dropped_rows_total", version=SLOW)
         )
-        answered = callers.answered
-        wait_until(callers, lambda: callers.answered > answered + 50)
-    assert callers.failures() == {}
+        answered = callers.ok_count
+        wait_until(callers, lambda: callers.ok_count > answered + 50)
+    assert callers.faults == {}
     rollouts.set()
 
 
@@ -381,10 +381,10 @@ def test_killed_server_causes_no_failures(
     running = start(",".join(server.address for server in servers), tmp_path, CLIENT_WORKERS="2")
     starter.running.append(running)
     with Callers(f"{running.address}/v1/models/m:predict", BODY, find_inconsistency, 8) as callers:
-        wait_until(callers, lambda: callers.answered > 150)
+        wait_until(callers, lambda: callers.ok_count > 150)
         servers[0].process.kill()
-        wait_until(callers, lambda: callers.answered > 400)
-    assert callers.failures() == {}
+        wait_until(callers, lambda: callers.ok_count > 400)
+    assert callers.faults == {}
     rollouts = Rollouts(tmp_path, running)
     assert rollouts.metric("client_rollout_generation") == 1
     assert rollouts.metric("client_arm_requests_total", version=GOOD, arm="canary") > 100

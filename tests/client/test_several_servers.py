@@ -21,7 +21,7 @@ from tests.conftest import Starter
 from tests.support import affine, processes
 from tests.support.callers import Callers
 from tests.support.processes import Running
-from tests.support.refusing import Refusing
+from tests.support.refusing import RefusingProxy
 
 X = 3.0
 BODY = json.dumps({"instances": [X]}).encode()
@@ -48,9 +48,9 @@ def start_client(starter: Starter, servers: list[Running], workers: int = 1) -> 
 
 
 def wait_for_answers(callers: Callers, answers: int) -> None:
-    target = callers.answered + answers
+    target = callers.ok_count + answers
     processes.wait_for(
-        lambda: callers.answered >= target or callers.wrong, f"{answers} more answers", 60
+        lambda: callers.ok_count >= target or callers.faults, f"{answers} more answers", 60
     )
 
 
@@ -111,7 +111,7 @@ def test_slow_server_gets_fewer_calls(tmp_path: Path, starter: Starter, concurre
 
     with Callers(url, BODY, count, concurrency) as callers:
         wait_for_answers(callers, 300)
-    assert callers.failures() == {}
+    assert callers.faults == {}
     assert 1 <= versions["2"] < 0.2 * versions["1"], versions
 
 
@@ -134,8 +134,8 @@ def test_staggered_version_changes_cause_no_failures(
             for base in reversed(bases):  # and back
                 shutil.rmtree(base / str(version))
                 wait_for_answers(callers, 1000)
-    assert callers.failures() == {}
-    assert callers.answered >= 10_000
+    assert callers.faults == {}
+    assert callers.ok_count >= 10_000
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -175,7 +175,7 @@ def test_staggered_label_changes_cause_no_failures(
                 new.replace(file)
                 time.sleep(0.5)
                 wait_for_answers(callers, 500)
-    assert callers.failures() == {}
+    assert callers.faults == {}
 
 
 def disturb_one_server(
@@ -188,10 +188,10 @@ def disturb_one_server(
     client = start_client(starter, servers)
     with Callers(f"{client.address}/v1/models/m:predict", BODY, find_error, 16) as callers:
         wait_for_answers(callers, 500)
-        before = callers.answered
+        before = callers.ok_count
         disturb(servers[1])
         time.sleep(seconds)
-        during = callers.answered - before
+        during = callers.ok_count - before
         wait_for_answers(callers, 100)
     return callers, during
 
@@ -208,13 +208,13 @@ def test_stalled_server_is_left_out(tmp_path: Path, starter: Starter) -> None:
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
-    assert callers.outcomes["wrong"] <= 0.01 * callers.answered
+    assert callers.fault_count <= 0.01 * callers.ok_count
     assert during > 500
 
 
 def test_killed_server_causes_no_failures(tmp_path: Path, starter: Starter) -> None:
     callers, during = disturb_one_server(tmp_path, starter, lambda server: server.process.kill(), 2)
-    assert callers.failures() == {}
+    assert callers.faults == {}
     assert during > 100
 
 
@@ -235,26 +235,29 @@ def test_refusing_server_is_left_out_until_a_probe_succeeds(
         versions[headers.get("x-model-version", "")] += 1
         return find_error(status, headers, body)
 
-    with Refusing(servers[1].address) as refusing:
+    with RefusingProxy(servers[1].address) as proxy:
         client = start_client(
-            starter, [servers[0], Running(servers[1].process, servers[1].log, refusing.address)]
+            starter, [servers[0], Running(servers[1].process, servers[1].log, proxy.address)]
         )
         with Callers(f"{client.address}/v1/models/m:predict", BODY, count, 8) as callers:
             wait_for_answers(callers, 200)
             assert versions["2"] > 0
-            refusing.code, refusing.refuses = code, True
-            processes.wait_for(lambda: refusing.refused["Predict"], "calls are refused")
+            proxy.code, proxy.is_refusing = code, True
+            processes.wait_for(lambda: proxy.refused_calls["Predict"], "calls are refused")
             # gRPC retries a call twice; calls that were in flight together may all be refused.
-            processes.wait_for(lambda: refusing.refused["GetModelStatus"] >= 2, "it is probed")
-            predicted, probed = refusing.refused["Predict"], refusing.refused["GetModelStatus"]
+            processes.wait_for(lambda: proxy.refused_calls["GetModelStatus"] >= 2, "it is probed")
+            predicted, probed = (
+                proxy.refused_calls["Predict"],
+                proxy.refused_calls["GetModelStatus"],
+            )
             wait_for_answers(callers, 300)
             time.sleep(1)
-            assert refusing.refused["Predict"] == predicted
-            assert refusing.refused["GetModelStatus"] > probed
-            refusing.refuses = False
+            assert proxy.refused_calls["Predict"] == predicted
+            assert proxy.refused_calls["GetModelStatus"] > probed
+            proxy.is_refusing = False
             before = versions["2"]
             processes.wait_for(lambda: versions["2"] > before, "it is called again")
-    assert callers.failures() == {}
+    assert callers.faults == {}
 
 
 @pytest.mark.parametrize(
@@ -271,12 +274,12 @@ def test_requests_are_retried_if_a_server_is_stopping(
     affine.publish(tmp_path / "m", 1)
     base = f"--model_base_path={tmp_path / 'm'}"
     servers = [serve(starter, "--model_name=m", base) for _ in range(2)]
-    with Refusing(servers[1].address) as stopping:
-        proxied = Running(servers[1].process, servers[1].log, stopping.address)
+    with RefusingProxy(servers[1].address) as proxy:
+        proxied = Running(servers[1].process, servers[1].log, proxy.address)
         url = f"{start_client(starter, [servers[0], proxied]).address}{path}"
-        stopping.code, stopping.refuses = grpc.StatusCode.CANCELLED, True
+        proxy.code, proxy.is_refusing = grpc.StatusCode.CANCELLED, True
         for _ in range(4):
             headers = {"Content-Type": "text/csv"}
             response = requests.request(method, url, data=body, headers=headers, timeout=20)
             assert response.status_code == 200, response.text
-        assert stopping.refused
+        assert proxy.refused_calls

@@ -240,13 +240,14 @@ def test_gzipped_tables_are_decoded_without_blocking_others(
     blank = gzip.compress(body.split(b"\n")[0] + b"\n" * 60_000_000 + body.split(b"\n")[1] + b"\n")
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(post_table, data=blank, headers=gzipped)
-        slowest = 0.0
+        slowest, begin = 0.0, time.monotonic()
         while not pending.done():
             started = time.monotonic()
             assert requests.get(f"{url}/livez", timeout=10).ok
             slowest = max(slowest, time.monotonic() - started)
+        duration = time.monotonic() - begin
         assert pending.result().status_code == 200, pending.result().text
-    assert slowest < 1
+    assert slowest < duration / 2
 
 
 def test_request_timeout_header_applies_to_tables(url: str) -> None:

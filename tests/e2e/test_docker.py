@@ -22,7 +22,7 @@ from client.http.api_keys import hash_key
 from client.settings import Settings
 from tests.conftest import Starter
 from tests.e2e.test_make_run import STOP_SECONDS, make_run, stop_with_ctrl_c
-from tests.support.caller import Caller, models_config, refused
+from tests.support.caller import Caller, models_config, raises_rpc_error
 from tests.support.containers import BODY, FILES, UP, Compose, docker, inspect
 from tests.support.processes import ROOT, free_port, wait_for
 from tests.training.test_workers import theta_of
@@ -83,7 +83,7 @@ def test_model_server_mounts_the_models_read_only(compose: Compose) -> None:
 def test_reload_rejects_base_paths_outside_the_models_directory(compose: Compose) -> None:
     with Caller(compose.address("serving", 8500)) as caller:
         for path in ("/", "/tmp/m", "/models/../tmp/m"):
-            with refused("PERMISSION_DENIED", "below /models (--reload_root)"):
+            with raises_rpc_error("PERMISSION_DENIED", "below /models (--reload_root)"):
                 caller.reload(models_config(f'name: "m" base_path: "{path}"'))
 
 
@@ -165,7 +165,7 @@ def test_client_reads_api_keys_private_to_their_owner(compose: Compose, tmp_path
     assert requests.post(url, json=BODY, headers=headers, timeout=10).status_code == 200
 
 
-def test_client_stays_alive_without_a_server_and_compose_stops_within_five_seconds(
+def test_client_stays_alive_without_a_server_and_compose_stops_without_sigkill(
     compose: Compose,
 ) -> None:
     """This must stay the last test that uses `compose`."""
@@ -176,7 +176,7 @@ def test_client_stays_alive_without_a_server_and_compose_stops_within_five_secon
     compose("exec", "-T", "client", *health_check)
     started = time.monotonic()
     compose("down")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20  # SIGKILL would follow after 30 s
 
 
 def test_compose_passes_every_client_setting() -> None:

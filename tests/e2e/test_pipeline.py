@@ -17,7 +17,7 @@ from tests.conftest import Starter
 from tests.support.affine import SLOW, publish
 from tests.support.forked import fit
 from tests.support.processes import free_port, wait_for
-from tests.support.tables import breast_cancer, fitted
+from tests.support.tables import breast_cancer, fit_table
 from training.data import datasets as builtin
 from training.pipeline import Target, gate_and_publish
 from training.publishing.gate import Rules
@@ -113,7 +113,7 @@ def publish_reversed(models: Path) -> None:
     """Publish the same fit with its columns in reverse order."""
     frame = builtin.breast_cancer()
     label = frame.columns[-1]
-    candidate = fitted(frame=frame.select([*reversed(frame.columns[:-1]), label]))
+    candidate = fit_table(frame=frame.select([*reversed(frame.columns[:-1]), label]))
     rules = Rules(allow_schema_change=True)
     gate_and_publish(candidate, Target(models, "breast_cancer", rules))
 

@@ -42,8 +42,8 @@ def test_scaling_under_load_causes_no_failures(mountable_models: Path) -> None:
         compose(*UP, f"--scale=serving={serving}", f"--scale=client={client}", "proxy")
 
     def wait_for_answers(callers: Callers, answers: int) -> None:
-        target = callers.answered + answers
-        wait_for(lambda: callers.answered >= target or callers.wrong, f"{answers} more", 60)
+        target = callers.ok_count + answers
+        wait_for(lambda: callers.ok_count >= target or callers.faults, f"{answers} more", 60)
 
     def is_connected(replica: int, servers: int) -> bool:
         command = ("exec", "-T", f"--index={replica}", "client", "python", "-c", SERVERS_IN_USE)
@@ -64,6 +64,6 @@ def test_scaling_under_load_causes_no_failures(mountable_models: Path) -> None:
             wait_for_answers(callers, 200)
             scale(1, 1)
             wait_for_answers(callers, 100)
-        assert callers.failures() == {}
+        assert callers.faults == {}
     finally:
         compose.remove()

@@ -28,7 +28,7 @@ def trained_churn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (base / "churn.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "models" / "churn" / "1").exists():
-            walkthrough.run(walkthrough.blocks()[0], folder)
+            walkthrough.run(walkthrough.code_blocks()[0], folder)
     return folder
 
 

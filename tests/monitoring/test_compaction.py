@@ -23,7 +23,7 @@ from monitoring.compaction import compact, forget, retain
 from monitoring.errors import MonitoringError
 from monitoring.segments import PREDICTIONS_SCHEMA
 from monitoring.store import Store
-from tests.support.prediction_log import NOON, feedback, prediction, write
+from tests.support.prediction_log import NOON, feedback, prediction, write_segment
 from tests.support.processes import ROOT
 
 SHADOW = {"version": 2, "probability": 0.7, "label": "yes"}
@@ -40,10 +40,12 @@ def store(tmp_path: Path) -> Store:
     first = [prediction(n, caller="ann") for n in range(10)]
     first += [prediction(n, arm="canary", version=2) for n in range(10, 20)]
     first += [prediction(DAY + n, shadow=SHADOW) for n in range(10)]
-    write(tmp_path / "host-1-1.ndjson", first, torn='{"format":1,"id":"to')
-    write(tmp_path / "host-1-2.ndjson", [prediction(2 * DAY + n, model="other") for n in range(20)])
+    write_segment(tmp_path / "host-1-1.ndjson", first, torn='{"format":1,"id":"to')
+    write_segment(
+        tmp_path / "host-1-2.ndjson", [prediction(2 * DAY + n, model="other") for n in range(20)]
+    )
     labels = [feedback(n, "yes", caller="bob") for n in range(5)]
-    write(tmp_path / "feedback" / "host-1-1.ndjson", labels)
+    write_segment(tmp_path / "feedback" / "host-1-1.ndjson", labels)
     return Store(tmp_path)
 
 
@@ -116,7 +118,7 @@ def test_interrupted_compaction_neither_loses_nor_duplicates_rows(
         with pytest.raises(KeyboardInterrupt):
             compact(store, NOON, ignore)
     assert ids(store) == before
-    write(store.directory / "host-1-3.ndjson", [prediction(99)])
+    write_segment(store.directory / "host-1-3.ndjson", [prediction(99)])
     compact(store, NOON, ignore)
     assert ids(store) == sorted([*before, "id-99"])
     assert len(store.feedback()) == 5
@@ -138,7 +140,7 @@ def test_new_segment_with_the_name_of_a_removed_one_is_read(
         with pytest.raises(KeyboardInterrupt):
             compact(store, NOON, ignore)
     # A gateway whose container restarts has the same host name and process id.
-    write(store.directory / "host-1-1.ndjson", [prediction(99)])
+    write_segment(store.directory / "host-1-1.ndjson", [prediction(99)])
     assert ids(store) == sorted([*before, "id-99"])
     compact(store, NOON, ignore)
     assert ids(store) == sorted([*before, "id-99"])
@@ -156,7 +158,7 @@ def test_plans_of_earlier_releases_are_completed(store: Store) -> None:
 def test_sigkill_during_compaction_loses_no_rows(tmp_path: Path) -> None:
     for segment in range(12):
         rows = [prediction(segment * 100 + n) for n in range(100)]
-        write(tmp_path / f"host-1-{segment:02}.ndjson", rows)
+        write_segment(tmp_path / f"host-1-{segment:02}.ndjson", rows)
     program = (
         "import sys; from monitoring import compaction, store; from pathlib import Path;"
         "from datetime import datetime, timezone; compaction.BATCH_BYTES = 1; "
@@ -184,7 +186,7 @@ def count_ids(folder: Path) -> int:
 
 
 def test_open_segments_are_read_but_not_compacted_until_abandoned(store: Store) -> None:
-    path = write(store.directory / "host-2-1.ndjson.open", [prediction(50)], torn='{"id"')
+    path = write_segment(store.directory / "host-2-1.ndjson.open", [prediction(50)], torn='{"id"')
     assert len(store.predictions("m")) == 31
     compact(store, NOON, ignore)
     assert path.exists()
@@ -220,7 +222,9 @@ def test_retention_removes_the_oldest_days(store: Store) -> None:
 
 @pytest.mark.parametrize("compacted", [True, False])
 def test_forget_removes_every_trace(store: Store, compacted: bool) -> None:
-    write(store.directory / "feedback" / "host-1-2.ndjson", [feedback(15, "no", caller="ann")])
+    write_segment(
+        store.directory / "feedback" / "host-1-2.ndjson", [feedback(15, "no", caller="ann")]
+    )
     if compacted:
         compact(store, NOON, ignore)
     labelled = store.directory / "datasets" / "x" / "rows" / "labelled.parquet"
@@ -268,13 +272,13 @@ def test_parquet_files_are_not_world_readable(store: Store) -> None:
 def test_predictions_are_selected_by_key(store: Store) -> None:
     keys = pl.DataFrame({"id": ["id-3", "id-3", "id-99", "new"], "row": [0, 1, 0, 0]})
     compact(store, NOON, ignore)
-    write(store.directory / "host-1-3.ndjson", [prediction(0, id="new")])
+    write_segment(store.directory / "host-1-3.ndjson", [prediction(0, id="new")])
     predictions = store.predictions(names=["id"], keys=keys)
     assert sorted(predictions["id"]) == ["id-3", "new"]
 
 
 def test_forget_waits_for_open_segments(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(store.directory / "host-2-1.ndjson.open", [prediction(50, caller="eve")])
+    path = write_segment(store.directory / "host-2-1.ndjson.open", [prediction(50, caller="eve")])
     open_counts = []
 
     def seal(count: int) -> None:
@@ -284,7 +288,7 @@ def test_forget_waits_for_open_segments(store: Store, monkeypatch: pytest.Monkey
     assert forget(store, [], ["eve"], seal).predictions == 1
     assert open_counts == [1]
     monkeypatch.setattr(compaction, "SEALING_SECONDS", 0)
-    write(path, [prediction(51)])
+    write_segment(path, [prediction(51)])
     with pytest.raises(MonitoringError, match="segments still open after 0 s: 1, such as "):
         forget(store, [], ["eve"], ignore)
 
@@ -299,9 +303,9 @@ def test_damaged_lines_are_skipped_and_counted(tmp_path: Path) -> None:
         prediction(0, shadow=4),
         prediction(0, row=10**20),
     ]
-    write(tmp_path / "a.ndjson", [*damaged, prediction(1)], torn="\n\x00 {")
+    write_segment(tmp_path / "a.ndjson", [*damaged, prediction(1)], torn="\n\x00 {")
     labels = [[], feedback(0, "yes", row="first"), feedback(0, "yes", caller=[]), feedback(1, "no")]
-    write(tmp_path / "feedback" / "a.ndjson", labels)
+    write_segment(tmp_path / "feedback" / "a.ndjson", labels)
     assert len(Store(tmp_path).predictions("m")) == 1
     result = compact(Store(tmp_path), NOON, ignore)
     assert (result.predictions, result.feedback) == (1, 1)
@@ -323,7 +327,7 @@ def test_outputs_of_any_type_are_kept(
 ) -> None:
     values = {"probability": probability, "label": label}
     row = prediction(0, **values, shadow={"version": 2, **values})
-    write(tmp_path / "a.ndjson", [row])
+    write_segment(tmp_path / "a.ndjson", [row])
     assert compact(Store(tmp_path), NOON, ignore).skipped == 0
     (stored,) = Store(tmp_path).predictions("m").to_dicts()
     outputs = stored["outputs"] and json.loads(stored["outputs"])

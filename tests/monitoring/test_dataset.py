@@ -18,15 +18,15 @@ from monitoring.quality import read_labelled_rows
 from monitoring.store import Store
 from monitoring.versions import Version
 from tests.support import prediction_log
-from tests.support.prediction_log import NOON, feedback, prediction, write
+from tests.support.prediction_log import NOON, feedback, prediction, write_segment
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A log of two labelled rows."""
     log = tmp_path / "log"
-    write(log / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)])
-    write(log / "feedback" / "a.ndjson", [feedback(0, "yes"), feedback(1, "no")])
+    write_segment(log / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)])
+    write_segment(log / "feedback" / "a.ndjson", [feedback(0, "yes"), feedback(1, "no")])
     return Store(log)
 
 
@@ -35,7 +35,7 @@ def make_version(folder: Path, *names: str, **changes: Any) -> Version:
         {"name": n, "kind": "numeric", "shares": [1.0], "missing": 0, "other": 0, "contribution": 0}
         for n in names
     ]
-    return Version(prediction_log.version(folder / "models", columns=columns, **changes))
+    return Version(prediction_log.write_version(folder / "models", columns=columns, **changes))
 
 
 def build_dataset(store: Store, version: Version, data: Path) -> Dataset:
@@ -63,9 +63,11 @@ def test_logged_cells_have_the_types_of_the_original_table(tmp_path: Path) -> No
         {"seen": "2025-01-31T08:30:00.250000Z"},
     ]  # fmt: skip
     cells = [dict.fromkeys(original.columns[:-1]) | row for row in cells]
-    write(tmp_path / "log" / "a.ndjson", [prediction(n, columns=c) for n, c in enumerate(cells)])
+    write_segment(
+        tmp_path / "log" / "a.ndjson", [prediction(n, columns=c) for n, c in enumerate(cells)]
+    )
     labels = [feedback(n, label) for n, label in enumerate(["yes", "no", "yes"])]
-    write(tmp_path / "log" / "feedback" / "a.ndjson", labels)
+    write_segment(tmp_path / "log" / "feedback" / "a.ndjson", labels)
     version = make_version(tmp_path, *original.columns[:-1])
     dataset = build_dataset(Store(tmp_path / "log"), version, tmp_path / "table.parquet")
     rows = pl.read_parquet(dataset.rows / "labelled.parquet")
@@ -97,8 +99,12 @@ def test_columns_widen_for_logged_cells_and_rows_that_do_not_fit_are_counted(
         {"big": 1, "rooms": 2, "floor": 2, "since": "100000000.5"},
         {"big": 1, "rooms": "many", "floor": 2, "since": None},
     ]
-    write(tmp_path / "log" / "a.ndjson", [prediction(n, columns=c) for n, c in enumerate(cells)])
-    write(tmp_path / "log" / "feedback" / "a.ndjson", [feedback(n, "yes") for n in range(3)])
+    write_segment(
+        tmp_path / "log" / "a.ndjson", [prediction(n, columns=c) for n, c in enumerate(cells)]
+    )
+    write_segment(
+        tmp_path / "log" / "feedback" / "a.ndjson", [feedback(n, "yes") for n in range(3)]
+    )
     version = make_version(tmp_path, *original.columns[:-1])
     dataset = build_dataset(Store(tmp_path / "log"), version, tmp_path / "table.parquet")
     noon = datetime(2024, 3, 18, 12, tzinfo=timezone.utc)
@@ -147,9 +153,11 @@ def test_unnamed_index_column_can_be_a_feature(tmp_path: Path) -> None:
 
 
 def test_labels_can_be_booleans(tmp_path: Path) -> None:
-    write(tmp_path / "log" / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)])
+    write_segment(
+        tmp_path / "log" / "a.ndjson", [prediction(n, columns={"x": n}) for n in range(2)]
+    )
     labels = [feedback(0, "true"), feedback(1, "false")]
-    write(tmp_path / "log" / "feedback" / "a.ndjson", labels)
+    write_segment(tmp_path / "log" / "feedback" / "a.ndjson", labels)
     table = pl.DataFrame({"x": [1.0, 2.0], "left": [True, False]})
     table.write_parquet(tmp_path / "table.parquet")
     version = make_version(tmp_path, "x", class_names=("false", "true"))

@@ -125,7 +125,7 @@ def column(name: str, **changes: Any) -> dict[str, Any]:
 def version(tmp_path: Path) -> Version:
     city = {"kind": "categorical", "values": ["a", "b"], "shares": [0.6, 0.3], "other": 0.1}
     columns = [column("x"), column("y", contribution=3.0), column("still"), column("city", **city)]
-    return Version(prediction_log.version(tmp_path / "models", columns=columns))
+    return Version(prediction_log.write_version(tmp_path / "models", columns=columns))
 
 
 def sample_counts(
@@ -174,7 +174,7 @@ def test_seeded_drifts_are_found_and_ranked_by_impact(version: Version) -> None:
 def test_busiest_version_does_not_depend_on_the_number_of_columns(tmp_path: Path) -> None:
     columns = [column("x"), column("y"), column("z")]
     versions = [
-        Version(prediction_log.version(tmp_path, number, columns=columns[: 2 * number - 1]))
+        Version(prediction_log.write_version(tmp_path, number, columns=columns[: 2 * number - 1]))
         for number in (1, 2)
     ]
     counts = Counter({Bin("m", 1, "x", b): 30 for b in "01"})

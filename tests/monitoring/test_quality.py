@@ -22,7 +22,7 @@ from monitoring.report import render
 from monitoring.store import Store
 from monitoring.versions import find_versions
 from tests.support import prediction_log
-from tests.support.prediction_log import NOON, feedback, prediction, write
+from tests.support.prediction_log import NOON, feedback, prediction, write_segment
 from training.evaluation.metrics import evaluate
 
 START, END = NOON - timedelta(days=1), NOON + timedelta(days=30)
@@ -82,8 +82,8 @@ def test_intervals_cover_the_true_accuracy() -> None:
 def log(tmp_path: Path) -> Path:
     """Predictions of two arms, mostly labelled; probabilities up to 0.5 have share 0.2."""
     models = tmp_path / "models"
-    prediction_log.version(models, 1)
-    prediction_log.version(models, 2, settings={"class_weight": "balanced"})
+    prediction_log.write_version(models, 1)
+    prediction_log.write_version(models, 2, settings={"class_weight": "balanced"})
     random = np.random.default_rng(3)
     rows, labels = [], []
     for n in range(2000):
@@ -98,7 +98,7 @@ def log(tmp_path: Path) -> Path:
         )
         if n % 3:
             labels.append(feedback(n, "yes" if random.random() < p else "no"))
-    write(tmp_path / "log" / "a-1-1.ndjson", rows)
+    write_segment(tmp_path / "log" / "a-1-1.ndjson", rows)
     late = (NOON + timedelta(days=10)).isoformat()
     first = labels[0]
     labels += [
@@ -107,7 +107,7 @@ def log(tmp_path: Path) -> Path:
         feedback(1_000_000, "yes"),
         feedback(rows[0]["row"], "maybe", id=rows[1]["id"]),
     ]
-    write(tmp_path / "log" / "feedback" / "a-1-1.ndjson", labels)
+    write_segment(tmp_path / "log" / "feedback" / "a-1-1.ndjson", labels)
     return tmp_path / "log"
 
 
@@ -143,19 +143,19 @@ def test_replaced_unknown_and_invalid_labels_are_counted(log: Path) -> None:
 
 def test_last_received_label_wins(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    prediction_log.version(models)
-    write(tmp_path / "log" / "a.ndjson", [prediction(n, probability=0.9) for n in range(3)])
+    prediction_log.write_version(models)
+    write_segment(tmp_path / "log" / "a.ndjson", [prediction(n, probability=0.9) for n in range(3)])
     later = (NOON + timedelta(days=1)).isoformat()
     labels = [feedback(0, "yes", received=later), feedback(0, "no"), feedback(1, "no")]
-    write(tmp_path / "log" / "feedback" / "a.ndjson", labels)
+    write_segment(tmp_path / "log" / "feedback" / "a.ndjson", labels)
     arm = measure(tmp_path / "log").arms[0]
     assert arm.labelled == 2
     assert arm.metrics["accuracy"].value == 0.5
 
 
 def test_report_states_missing_labels_and_predictions(tmp_path: Path) -> None:
-    prediction_log.version(tmp_path / "models")
-    write(tmp_path / "log" / "a.ndjson", [prediction(n) for n in range(3)])
+    prediction_log.write_version(tmp_path / "models")
+    write_segment(tmp_path / "log" / "a.ndjson", [prediction(n) for n in range(3)])
     result = measure(tmp_path / "log")
     assert (result.arms[0].labelled, result.arms[0].metrics) == (0, {})
     assert "without labels" in render(result)
@@ -164,11 +164,11 @@ def test_report_states_missing_labels_and_predictions(tmp_path: Path) -> None:
 
 
 def test_roc_curve_requires_labels_of_both_classes(tmp_path: Path) -> None:
-    prediction_log.version(tmp_path / "models")
-    write(tmp_path / "log" / "a.ndjson", [prediction(n) for n in range(3)])
-    write(tmp_path / "log" / "feedback" / "a.ndjson", [feedback(0, "no")])
+    prediction_log.write_version(tmp_path / "models")
+    write_segment(tmp_path / "log" / "a.ndjson", [prediction(n) for n in range(3)])
+    write_segment(tmp_path / "log" / "feedback" / "a.ndjson", [feedback(0, "no")])
     assert "ROC curve" not in render(measure(tmp_path / "log"))
-    write(tmp_path / "log" / "feedback" / "b.ndjson", [feedback(1, "yes")])
+    write_segment(tmp_path / "log" / "feedback" / "b.ndjson", [feedback(1, "yes")])
     assert "ROC curve" in render(measure(tmp_path / "log"))
 
 

@@ -18,7 +18,7 @@ from examples.drifting_traffic import customers
 from monitoring.__main__ import main
 from monitoring.counters import Bin
 from monitoring.retraining import HISTORY, LOCK, Run, run_summary
-from tests.support.prediction_log import exposition, feedback, prediction, write
+from tests.support.prediction_log import exposition, feedback, prediction, write_segment
 from training.publishing import manifest
 
 ROWS = 3000
@@ -36,8 +36,8 @@ def write_log(
         time = (NOW - timedelta(hours=2)).isoformat()
         predictions.append(prediction(number, time=time, columns=row, model="churn", **changes))
         labels.append(feedback(number, label, received=NOW.isoformat(), time=NOW.isoformat()))
-    write(folder / "host-1-1.ndjson", predictions)
-    write(folder / "feedback" / "host-1-1.ndjson", labels)
+    write_segment(folder / "host-1-1.ndjson", predictions)
+    write_segment(folder / "feedback" / "host-1-1.ndjson", labels)
     return folder
 
 

@@ -25,7 +25,7 @@ from monitoring.compaction import compact, forget
 from monitoring.events import MAX_ROWS
 from monitoring.shipping_state import HOLD, STATE, unsent_segments
 from monitoring.store import Store
-from tests.support.prediction_log import feedback, prediction, write
+from tests.support.prediction_log import feedback, prediction, write_segment
 from tests.support.processes import ROOT, free_port, wait_for
 
 
@@ -102,7 +102,7 @@ def test_events_follow_the_kserve_format(receiver: Receiver, tmp_path: Path) -> 
         prediction(2, model="prix réel", version=7, arm="canary", caller='"ä" 100%', share=0.25),
         prediction(3, probability=None, label=None, outputs={"score": [1, 2]}),
     ]
-    write(tmp_path / "host-1-1.ndjson", rows)
+    write_segment(tmp_path / "host-1-1.ndjson", rows)
     result = ship(tmp_path, receiver.url)
     assert result.exit_code == 0, result.output
     events = {(h["ce-id"], h["ce-type"].rpartition(".")[2]): (h, b) for h, b in receiver.events}
@@ -137,7 +137,7 @@ def test_events_follow_the_kserve_format(receiver: Receiver, tmp_path: Path) -> 
 
 def test_long_requests_are_split_into_several_events(receiver: Receiver, tmp_path: Path) -> None:
     rows = [prediction(0, id="long", row=n, columns={"x": n}) for n in range(2 * MAX_ROWS + 1)]
-    write(tmp_path / "host-1-1.ndjson", rows)
+    write_segment(tmp_path / "host-1-1.ndjson", rows)
     assert ship(tmp_path, receiver.url).exit_code == 0
     assert set(receiver.ids()) == {"long", f"long/{MAX_ROWS}", f"long/{2 * MAX_ROWS}"}
     requests = {h["ce-id"]: b for h, b in receiver.events if h["ce-type"].endswith(".request")}
@@ -148,20 +148,20 @@ def test_segments_are_sent_once_and_damaged_lines_are_counted(
     receiver: Receiver, tmp_path: Path
 ) -> None:
     path = tmp_path / "host-1-1.ndjson"
-    write(path, [prediction(0), [1], {"id": "x"}, prediction(1)], torn='{"id": "id-2", "ro')
-    write(tmp_path / "host-1-2.ndjson.open", [prediction(9)])  # a gateway is writing to it
+    write_segment(path, [prediction(0), [1], {"id": "x"}, prediction(1)], torn='{"id": "id-2", "ro')
+    write_segment(tmp_path / "host-1-2.ndjson.open", [prediction(9)])  # a gateway is writing to it
     result = ship(tmp_path, receiver.url, "--json")
     assert json.loads(result.stdout) == {
         "segments": 1, "rows": 2, "events": 4, "refused": 0, "skipped": 3
     }  # fmt: skip
     assert json.loads(ship(tmp_path, receiver.url, "--json").stdout)["rows"] == 0
-    write(tmp_path / "host-1-2.ndjson", [prediction(2)])
+    write_segment(tmp_path / "host-1-2.ndjson", [prediction(2)])
     assert json.loads(ship(tmp_path, receiver.url, "--json").stdout)["rows"] == 1
     assert receiver.ids() == Counter(id_range(0, 3))
 
 
 def test_failed_events_are_retried_until_accepted(receiver: Receiver, tmp_path: Path) -> None:
-    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
+    write_segment(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     receiver.statuses = [500, 503, 429] * 5
     result = ship(tmp_path, receiver.url)
     assert result.exit_code == 0, result.output
@@ -171,7 +171,7 @@ def test_failed_events_are_retried_until_accepted(receiver: Receiver, tmp_path: 
 
 
 def test_ship_waits_for_a_receiver_unless_run_once(tmp_path: Path) -> None:
-    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
+    write_segment(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     port = free_port()
     url = f"http://127.0.0.1:{port}/"
     result = ship(tmp_path, url)
@@ -190,7 +190,7 @@ def test_ship_waits_for_a_receiver_unless_run_once(tmp_path: Path) -> None:
 
 
 def test_refused_events_stop_the_job_or_are_skipped(receiver: Receiver, tmp_path: Path) -> None:
-    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
+    write_segment(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(20)])
     receiver.refused_ids = {"id-7"}
     result = ship(tmp_path, receiver.url)
     assert result.exit_code == 1
@@ -228,7 +228,7 @@ class BackgroundShip:
 def test_sigkill_during_shipping_loses_no_events(receiver: Receiver, tmp_path: Path) -> None:
     for segment in range(2):
         rows = [prediction(400 * segment + n) for n in range(400)]
-        write(tmp_path / f"host-1-{segment}.ndjson", rows)
+        write_segment(tmp_path / f"host-1-{segment}.ndjson", rows)
     receiver.delay = 0.01
     for count in (100, 450):
         with BackgroundShip(tmp_path, receiver.url) as process:
@@ -246,9 +246,9 @@ def test_sigkill_during_shipping_loses_no_events(receiver: Receiver, tmp_path: P
 
 def test_compaction_skips_unsent_segments(receiver: Receiver, tmp_path: Path) -> None:
     store, now = Store(tmp_path), datetime.now(timezone.utc) + timedelta(minutes=1)
-    write(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(3)])
+    write_segment(tmp_path / "host-1-1.ndjson", [prediction(n) for n in range(3)])
     assert ship(tmp_path, receiver.url).exit_code == 0
-    write(tmp_path / "host-1-2.ndjson", [prediction(n, caller="ann") for n in range(3, 6)])
+    write_segment(tmp_path / "host-1-2.ndjson", [prediction(n, caller="ann") for n in range(3, 6)])
     result = CliRunner().invoke(main, ["compact", f"--log={tmp_path}"])
     assert "1 segments wait for `python -m monitoring ship`; to stop shipping" in result.output
     assert [path.name for path in tmp_path.glob("*.ndjson")] == ["host-1-2.ndjson"]
@@ -260,13 +260,13 @@ def test_compaction_skips_unsent_segments(receiver: Receiver, tmp_path: Path) ->
     assert compact(store, now, lambda done, total: None).segments == 1
 
     # A segment that reuses the name of an earlier one is unsent.
-    write(tmp_path / "host-1-2.ndjson", [prediction(7)])
+    write_segment(tmp_path / "host-1-2.ndjson", [prediction(7)])
     assert compact(store, now, lambda done, total: None).segments == 0
     assert compact(store, now + HOLD, lambda done, total: None).segments == 1
-    write(tmp_path / "host-1-3.ndjson", [prediction(8)])
+    write_segment(tmp_path / "host-1-3.ndjson", [prediction(8)])
     later = now + timedelta(days=2)
     assert compact(store, later, lambda done, total: None, keep_days=2).segments == 1
-    write(tmp_path / "host-1-4.ndjson", [prediction(9)])
+    write_segment(tmp_path / "host-1-4.ndjson", [prediction(9)])
     (tmp_path / STATE).unlink()
     assert compact(store, now, lambda done, total: None).segments == 1
 
@@ -276,7 +276,7 @@ def test_segment_completed_during_compaction_is_left_for_shipping(
 ) -> None:
     def complete_segment(*arguments: Any) -> set[Path]:
         unsent = unsent_segments(*arguments)
-        write(tmp_path / "host-1-1.ndjson", [prediction(1)])
+        write_segment(tmp_path / "host-1-1.ndjson", [prediction(1)])
         return unsent
 
     (tmp_path / STATE).write_text('{"segments": {}}')
@@ -288,10 +288,12 @@ def test_segment_completed_during_compaction_is_left_for_shipping(
 def test_forget_removes_labels_of_a_caller_s_unsent_predictions(
     receiver: Receiver, tmp_path: Path
 ) -> None:
-    write(tmp_path / "host-1-1.ndjson", [prediction(0)])
+    write_segment(tmp_path / "host-1-1.ndjson", [prediction(0)])
     assert ship(tmp_path, receiver.url).exit_code == 0
-    write(tmp_path / "host-1-2.ndjson", [prediction(1, caller="ann")])
-    write(tmp_path / "feedback" / "host-1-1.ndjson", [feedback(0, "no"), feedback(1, "yes")])
+    write_segment(tmp_path / "host-1-2.ndjson", [prediction(1, caller="ann")])
+    write_segment(
+        tmp_path / "feedback" / "host-1-1.ndjson", [feedback(0, "no"), feedback(1, "yes")]
+    )
     result = forget(Store(tmp_path), [], ["ann"], lambda n: None)
     assert (result.predictions, result.feedback) == (1, 1)
     assert Store(tmp_path).feedback()["id"].to_list() == ["id-0"]
@@ -323,7 +325,7 @@ def test_errors_are_reported(receiver: Receiver, tmp_path: Path) -> None:
         result = ship(tmp_path, receiver.url)
     assert "is being shipped by another process" in result.output
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        write(tmp_path / "host-1-1.ndjson", [prediction(0)])
+        write_segment(tmp_path / "host-1-1.ndjson", [prediction(0)])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shipping, "TIMEOUT_SECONDS", 0.05)
             result = ship(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")

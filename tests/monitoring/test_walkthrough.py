@@ -41,7 +41,7 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
     def count_logged_rows() -> int:
         return sum(path.read_bytes().count(b"\n") for path in log.glob("*.ndjson*"))
 
-    _, ask, label, retrain, promote, recover = walkthrough.blocks()
+    _, predict, label, retrain, promote, recover = walkthrough.code_blocks()
     rollout = [sys.executable, "-m", "rollout"]
     walkthrough.run("python -m rollout init --models models --model churn", churn)
     rest_port = free_port()
@@ -69,7 +69,7 @@ def test_drift_labels_retraining_rollout_and_recovery(starter: Starter, churn: P
     def run(commands: str) -> str:
         return walkthrough.run(commands, churn, GATEWAY=gateway)
 
-    run(ask)
+    run(predict)
     wait_for(lambda: measure_drift()["age"]["rows"] == 2000, "all rows are counted")
     columns = measure_drift()
     assert columns["price"]["verdict"] == "alarm"

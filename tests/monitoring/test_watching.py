@@ -20,7 +20,7 @@ from monitoring.retraining import HISTORY, Recipe
 from monitoring.triggers import Policy
 from monitoring.watching import Watcher, WatchSettings
 from tests.support import prediction_log
-from tests.support.prediction_log import exposition, feedback, prediction, write
+from tests.support.prediction_log import exposition, feedback, prediction, write_segment
 
 NOW = datetime.now(timezone.utc)
 DAY = timedelta(days=1)
@@ -36,7 +36,7 @@ class WatchRun:
     def __init__(self, folder: Path, gateways: list[str], recipe: Recipe | None = None) -> None:
         self.log, self.reports = folder / "log", list[str]()
         for number in (1, 2):
-            prediction_log.version(folder / "models", number, columns=[AGE])
+            prediction_log.write_version(folder / "models", number, columns=[AGE])
         policy = Policy(every=timedelta(seconds=1), min_labels=1)
         settings = WatchSettings(
             folder / "models", "m", self.log, gateways, DAY, None, None, recipe, policy
@@ -108,8 +108,8 @@ def test_port_in_use_is_reported(gateway: HTTPServer) -> None:
 
 def test_new_segments_are_left_for_shippers(tmp_path: Path) -> None:
     watch = WatchRun(tmp_path, [])
-    new = write(watch.log / "host-1-2.ndjson", [prediction(1)])
-    old = write(watch.log / "host-1-1.ndjson", [prediction(0)])
+    new = write_segment(watch.log / "host-1-2.ndjson", [prediction(1)])
+    old = write_segment(watch.log / "host-1-1.ndjson", [prediction(0)])
     os.utime(old, (NOW.timestamp() - 90, NOW.timestamp() - 90))
     watch.run_round()
     assert new.exists()
@@ -123,7 +123,7 @@ def test_unexpected_error_is_reported_and_the_round_continues(
         raise ZeroDivisionError("division by zero")
 
     watch = WatchRun(tmp_path, [])
-    write(watch.log / "a.ndjson", [prediction(0, time=NOW.isoformat())])
+    write_segment(watch.log / "a.ndjson", [prediction(0, time=NOW.isoformat())])
     assert watch.run_round()
     assert watch.metrics("monitoring_logged_rows")
     monkeypatch.setattr(watching, "measure_quality", fail)
@@ -142,9 +142,9 @@ def test_failed_retraining_is_counted_and_starts_the_cooldown(tmp_path: Path) ->
     # A series that starts at 1 shows no increase.
     assert f"{failures} 0.0" in watch.metrics("monitoring_retrainings_total")
     time = NOW.isoformat()
-    write(watch.log / "a.ndjson", [prediction(0, time=time, columns={"age": 1}, version=2)])
+    write_segment(watch.log / "a.ndjson", [prediction(0, time=time, columns={"age": 1}, version=2)])
     labels = [feedback(0, "yes", time=time, received=time)]
-    write(watch.log / "feedback" / "a.ndjson", labels)
+    write_segment(watch.log / "feedback" / "a.ndjson", labels)
     assert not watch.run_round()
     assert "failed; nothing was published" in watch.reports[-1]
     assert "no.csv: no such file, or no table in this directory" in watch.reports[-1]

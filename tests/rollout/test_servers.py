@@ -15,7 +15,7 @@ from rollout.model_config import model_config
 from rollout.state import Rollout
 from tests.conftest import Starter
 from tests.rollout.conftest import FAST_POLLING, Serve, Site
-from tests.support.caller import Caller, models_config, refused
+from tests.support.caller import Caller, models_config, raises_rpc_error
 from tests.support.caller import model_config as entry
 from tests.support.processes import wait_for
 
@@ -23,21 +23,25 @@ from tests.support.processes import wait_for
 def version_of(caller: Caller, label: str) -> int | None:
     """Return the version of a label, or None while the server does not have the label."""
     try:
-        return caller.ask(label=label)[1]
+        return caller.predict_x(label=label)[1]
     except grpc.RpcError:
         return None
 
 
-def test_published_version_is_loaded_only_by_start(site: Site, serve: Serve) -> None:
+def test_published_version_is_loaded_only_by_start(
+    site: Site, serve: Serve, starter: Starter
+) -> None:
     caller = serve()
-    site.publish(2)
-    time.sleep(0.5)  # several polls
-    assert caller.states() == {1: "AVAILABLE"}  # with the default policy it would serve 2 by now
-    site("start", "--percent=10")
-    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
-    site.publish(3)  # with `latest {num_versions: 2}` the stable version would be unloaded
-    time.sleep(0.5)
-    assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+    flags = ("--model_name=m", f"--model_base_path={site.models / 'm'}")
+    with Caller(starter.model_server(*FAST_POLLING, *flags).address) as default:
+        site.publish(2)
+        wait_for(lambda: default.is_available(2), "the default policy serves version 2")
+        assert caller.states() == {1: "AVAILABLE"}
+        site("start", "--percent=10")
+        assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
+        site.publish(3)  # with `latest {num_versions: 2}` the stable version would be unloaded
+        wait_for(lambda: default.is_available(3), "the default policy serves version 3")
+        assert caller.states() == {1: "AVAILABLE", 2: "AVAILABLE"}
 
 
 def test_labels_are_written_after_every_server_has_loaded_the_version(
@@ -46,7 +50,7 @@ def test_labels_are_written_after_every_server_has_loaded_the_version(
     first, second = serve(), serve()
     site.publish(2)
     early_label = 'version_labels { key: "stable" value: 2 }'
-    with refused("FAILED_PRECONDITION", "not currently available"):
+    with raises_rpc_error("FAILED_PRECONDITION", "not currently available"):
         first.reload(models_config(entry(site.models / "m", early_label)))
     site("start", "--percent=10")
     assert 'key: "canary" value: 2' in site.config
@@ -63,7 +67,7 @@ def test_version_that_cannot_be_loaded_gets_no_traffic(site: Site, serve: Serve)
     state = site.state()
     assert (state["phase"], state["stable"], state["canary"]) == ("rolled_back", 1, None)
     assert "version 2" in state["reason"]
-    assert caller.ask()[1] == 1
+    assert caller.predict_x()[1] == 1
     assert [state["phase"] for state in site.history()] == ["idle", "loading", "rolled_back"]
 
     shutil.rmtree(site.models / "m" / "2")

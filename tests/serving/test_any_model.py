@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.contract.recordings import CORPUS
 from tests.contract.tf1_models import PREDICT, Signatures, counter, export, signature
 from tests.serving.conftest import Serve, model_flags
 from tests.support import forked
-from tests.support.caller import Caller, model_config, models_config, refused
+from tests.support.caller import Caller, model_config, models_config, raises_rpc_error
 
 v1 = tf.compat.v1
 ALL = "model_version_policy { all {} }"
@@ -236,7 +237,7 @@ def test_tensor_of_255_dimensions_is_rejected(server: Caller) -> None:
     proto = typed_proto("float32", np.ones(1, np.float32))
     for _ in range(254):
         proto.tensor_shape.dim.add(size=1)
-    with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
+    with raises_rpc_error("INVALID_ARGUMENT", "tensor parsing error: x"):
         identity(server, "float32", proto)
 
 
@@ -285,14 +286,16 @@ def test_constant_and_mutable_tables_are_restored(server: Caller) -> None:
 
 
 def test_uncallable_signature_does_not_affect_others(server: Caller) -> None:
-    with refused("INVALID_ARGUMENT"):
+    with raises_rpc_error("INVALID_ARGUMENT"):
         server.predict("sparse", {"sparse": [1.0]}, signature="uncallable")
-    assert server.ask(model="sparse") == ([2.0], 1)
+    assert server.predict_x(model="sparse") == ([2.0], 1)
 
 
 def test_model_without_signatures_is_available(server: Caller) -> None:
     assert server.is_available(1, "empty")
-    with refused("FAILED_PRECONDITION", 'Serving signature key "serving_default" not found.'):
+    with raises_rpc_error(
+        "FAILED_PRECONDITION", 'Serving signature key "serving_default" not found.'
+    ):
         server.predict("empty", {})
 
 
@@ -326,19 +329,19 @@ def test_inputs_with_defaults_are_optional(base_path: Path, serve: Serve) -> Non
     assert predict(factor=2.0) == [3.0, 5.0]
     assert predict(offset=0.0) == [10.0, 20.0]
     assert predict(factor=2.0, offset=0.0) == [2.0, 4.0]
-    with refused(
+    with raises_rpc_error(
         "INVALID_ARGUMENT",
         "Signature input alias: x(feed name: serving_default_x:0) not found in request and no "
         "default value provided. Inputs expected to be in the request {factor}, or default input "
         "alias set: factor,offset",
     ):
         server.predict("m", {"factor": 1.0})
-    with refused(
+    with raises_rpc_error(
         "INVALID_ARGUMENT",
         "Inputs contains invalid name. Used request inputs: x, request input: nosuch,x",
     ):
         predict(nosuch=1.0)
-    with refused("INVALID_ARGUMENT", "input size does not match signature: 4!=3 "):
+    with raises_rpc_error("INVALID_ARGUMENT", "input size does not match signature: 4!=3 "):
         predict(factor=1.0, offset=1.0, nosuch=1.0)
 
 
@@ -398,15 +401,26 @@ def test_high_rank_strings_do_not_crash_the_server(
     ):
         assert len(response.outputs["y"].tensor_shape.dim) == rank
         assert response.outputs["y"].string_val == [b"1.000000"]
-    assert server.ask() == ([b"1.000000"], 1)
+    assert server.predict_x() == ([b"1.000000"], 1)
 
 
-def test_graph_does_not_grow_with_output_selections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_selections_grow_neither_the_graph_nor_the_number_of_callables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(session, "MAX_CALLABLES", 1)
     with tf.Graph().as_default() as graph:
         x = v1.placeholder(tf.float32, None)
         outputs = [tf.as_string(x).name, tf.as_string(-x).name, tf.negative(x).name]
-    graph_session = session.GraphSession(v1.Session(graph=graph))
+    v1_session = v1.Session(graph=graph)
+    make_callable, callables = v1_session._make_callable_from_options, weakref.WeakSet[Any]()
+
+    def make_tracked(options: Any) -> Any:
+        compute = make_callable(options)
+        callables.add(compute)
+        return compute
+
+    monkeypatch.setattr(v1_session, "_make_callable_from_options", make_tracked)
+    graph_session = session.GraphSession(v1_session)
     selections = [outputs[:1], outputs[1:], outputs]
     sizes = []
     for _ in range(3):
@@ -416,6 +430,7 @@ def test_graph_does_not_grow_with_output_selections(monkeypatch: pytest.MonkeyPa
             for selection in selections:
                 graph_session.run([x.name], selection, [tensors.decode(proto)])
         sizes.append(len(graph.get_operations()))
+    assert len(callables) <= 3  # one per cache: for arrays, flat strings and protos
     graph_session.close()
     assert sizes[0] == sizes[1] == sizes[2]
 
@@ -425,7 +440,9 @@ def test_error_message_may_quote_non_utf8_bytes(server: Caller) -> None:
         proto = typed_proto("string", np.array([b"\xff\xfe"], object))
         for _ in range(rank - 1):
             proto.tensor_shape.dim.add(size=1)
-        with refused("INVALID_ARGUMENT", "StringToNumberOp could not correctly convert string"):
+        with raises_rpc_error(
+            "INVALID_ARGUMENT", "StringToNumberOp could not correctly convert string"
+        ):
             server.predict("shapes", {"s": proto}, signature="to_number")
 
 
@@ -440,5 +457,5 @@ def test_quantized_tensors_round_trip(base_path: Path, serve: Serve) -> None:
     proto.tensor_shape.dim.add(size=2)
     output = server.predict("m", {"x": proto}).outputs["y"]
     assert (output.dtype, output.tensor_content) == (tf.qint8.as_datatype_enum, b"\x01\xfe")
-    with refused("INVALID_ARGUMENT", "Expects arg[0] to be qint8 but int8 is provided"):
+    with raises_rpc_error("INVALID_ARGUMENT", "Expects arg[0] to be qint8 but int8 is provided"):
         server.predict("m", {"x": tf.constant([1], tf.int8)})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from serving.batching.batching_session import MAX_QUEUES
 from tests.contract.recordings import CORPUS
 from tests.serving.conftest import FailedStart, Serve, model_flags
 from tests.support import guarded
 from tests.support.affine import publish
-from tests.support.caller import Caller, refused
+from tests.support.caller import Caller, raises_rpc_error, y_and_version
 from tests.support.processes import wait_for
 
 Batching = Callable[..., Caller]
@@ -107,7 +106,9 @@ def test_empty_tensor_fails_its_padded_batch(counting: Path, batching: Batching)
     server = batching(counting, f"{parameters} pad_variable_length_inputs: true")
 
     def predict_refused(rows: Any) -> None:
-        with refused("INVALID_ARGUMENT", "Got empty tensor in batch of non-empty tensors."):
+        with raises_rpc_error(
+            "INVALID_ARGUMENT", "Got empty tensor in batch of non-empty tensors."
+        ):
             predict(server, rows)
 
     with ThreadPoolExecutor(2) as pool:
@@ -162,13 +163,17 @@ def test_large_request_is_split_if_splitting_is_enabled(counting: Path, batching
     response = predict(server, rows)
     np.testing.assert_allclose(response["total"], rows.sum(axis=1))
     assert response["batch_size"].max() <= 8
-    with refused("INVALID_ARGUMENT", "Task size 101 is larger than maximum input batch size 100"):
+    with raises_rpc_error(
+        "INVALID_ARGUMENT", "Task size 101 is larger than maximum input batch size 100"
+    ):
         predict(server, np.zeros((101, 3)))
 
 
 def test_large_request_is_rejected_without_splitting(counting: Path, batching: Batching) -> None:
     server = batching(counting, "max_batch_size { value: 8 }")
-    with refused("INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"):
+    with raises_rpc_error(
+        "INVALID_ARGUMENT", "Task size 9 is larger than maximum input batch size 8"
+    ):
         predict(server, np.zeros((9, 1)))
     assert predict(server, np.zeros((8, 1)))["batch_size"].tolist() == [8] * 8
 
@@ -185,7 +190,7 @@ def test_full_queue_rejects_new_requests_and_answers_queued_ones(
 
     def outcome(_: int) -> Any:
         try:
-            return server.ask()[0]
+            return server.predict_x()[0]
         except grpc.RpcError as error:
             return error.code(), error.details()
 
@@ -199,7 +204,7 @@ def test_full_queue_rejects_new_requests_and_answers_queued_ones(
     )
     assert 2 <= answers < 8
     assert outcomes.count(queue_full) == 8 - answers
-    assert server.ask() == ([11.0], 1)  # the queue is empty again
+    assert server.predict_x() == ([11.0], 1)  # the queue is empty again
 
 
 def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: Batching) -> None:
@@ -213,26 +218,33 @@ def test_requests_for_the_same_outputs_share_batches(counting: Path, batching: B
         )
     assert [response["batch_size"].tolist() for response in responses] == [[2]] * 4
     assert [len(response) for response in responses] == [1, 1, 2, 2]
-    with refused("INVALID_ARGUMENT", "Task size 3 is larger than maximum input batch size 2"):
+    with raises_rpc_error(
+        "INVALID_ARGUMENT", "Task size 3 is larger than maximum input batch size 2"
+    ):
         predict(server, np.zeros((3, 1)), outputs=["total"])
 
 
-def test_requests_beyond_the_queue_limit_are_answered(tmp_path: Path, batching: Batching) -> None:
-    """Each subset of the outputs needs a queue; those beyond the limit are computed alone."""
+def test_requests_beyond_the_queue_limit_are_computed_alone(
+    tmp_path: Path, batching: Batching
+) -> None:
+    """Each subset of the outputs needs a queue; only batches of a queue are padded."""
 
     class Wide(tf.Module):
         @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
         def serve(self, x: Any) -> dict[str, Any]:
-            return {f"y{times}": x * float(times) for times in range(10)}
+            size = tf.shape(x)
+            outputs = {f"y{times}": x * float(times) for times in range(10)}
+            return {**outputs, "batch_size": tf.fill(size, size[0])}
 
     module = Wide()
     tf.saved_model.save(module, str(tmp_path / "m" / "1"), signatures=module.serve)
     server = batching(tmp_path / "m", "max_batch_size { value: 8 } allowed_batch_sizes: 8")
     for subset in range(1, 200):
         names = [f"y{times}" for times in range(10) if subset >> times & 1]
-        response = predict(server, [2.0], outputs=names)
+        response = predict(server, [2.0], outputs=[*names, "batch_size"])
         assert {name: response[name].tolist() for name in response} == {
-            name: [2.0 * int(name[1])] for name in names
+            **{name: [2.0 * int(name[1])] for name in names},
+            "batch_size": [8 if subset <= MAX_QUEUES else 1],
         }
 
 
@@ -258,7 +270,7 @@ def test_unbatchable_requests_are_rejected(
     batching: Batching, signature: str, inputs: Any, code: str, text: str
 ) -> None:
     server = batching(CORPUS / "models" / "shapes", "max_batch_size { value: 8 }")
-    with refused(code, text):
+    with raises_rpc_error(code, text):
         server.predict("shapes", inputs, signature=signature)
 
 
@@ -289,16 +301,12 @@ def test_failed_batch_does_not_affect_later_batches(base_path: Path, batching: B
 def test_unloading_version_answers_queued_requests(base_path: Path, batching: Batching) -> None:
     publish(base_path, 1)
     server = batching(base_path, "batch_timeout_micros { value: 1500000 }")
-    responses: list[Any] = []
-    caller = threading.Thread(target=lambda: responses.append(server.ask()))
-    caller.start()
-    time.sleep(0.3)
+    call = server.submit_x()
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2")
-    caller.join()
-    assert responses == [([11.0], 1)]
+    assert y_and_version(call.result()) == ([11.0], 1)
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
-    assert server.ask() == ([12.0], 2)
+    assert server.predict_x() == ([12.0], 2)
 
 
 def test_only_versions_with_their_own_parameters_are_batched(
@@ -313,7 +321,7 @@ def test_only_versions_with_their_own_parameters_are_batched(
     per_model = "--enable_per_model_batching_parameters"
     server = batching(base_path, "max_batch_size { value: 100 }", per_model)
     assert len(predict(server, np.zeros((3, 1)))["total"]) == 3
-    with refused("INVALID_ARGUMENT", "larger than maximum input batch size 3"):
+    with raises_rpc_error("INVALID_ARGUMENT", "larger than maximum input batch size 3"):
         predict(server, np.zeros((4, 1)))
     (base_path / "2").symlink_to(counting / "1")
     wait_for(lambda: server.is_available(2), "version 2, which has no parameters")
@@ -330,7 +338,7 @@ def test_version_with_invalid_parameters_fails_to_load(base_path: Path, batching
     status = server.statuses()[2].status
     assert status.error_code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert "batching_params.pbtxt" in status.error_message
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 @pytest.mark.parametrize(

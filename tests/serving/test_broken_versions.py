@@ -48,7 +48,7 @@ class Site:
         wait_for(lambda: self.server.has_ended(number), f"version {number} has failed")
         status = self.server.statuses()[number].status
         assert status.error_code not in (OK, UNKNOWN), status
-        assert self.server.ask() == ([11.0], 1)
+        assert self.server.predict_x() == ([11.0], 1)
         shutil.rmtree(self._base_path / version.name)
         return str(status.error_message)
 
@@ -141,6 +141,6 @@ def test_version_copied_in_place_is_served_once_complete(base_path: Path, serve:
         for end in (len(data) // 2, len(data)):
             time.sleep(0.05)
             (copy / file).write_bytes(data[:end])
-            assert server.ask()[1] == 1 or file == FILES[-1]
+            assert server.predict_x()[1] == 1 or file == FILES[-1]
     wait_for(lambda: server.is_available(2), "the complete copy")
-    assert server.ask() == ([12.0], 2)
+    assert server.predict_x() == ([12.0], 2)

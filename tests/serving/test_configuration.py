@@ -18,7 +18,7 @@ from serving.core.server_core import ServerCore
 from serving.core.source import Source
 from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
-from tests.support.caller import Caller, model_config, models_config, refused
+from tests.support.caller import Caller, model_config, models_config, raises_rpc_error
 from tests.support.processes import wait_for
 
 POLLED = "--model_config_file_poll_wait_seconds=0.1"
@@ -64,7 +64,7 @@ def test_config_file_may_list_several_models(tmp_path: Path, config: Path, serve
     write_models(config, *(model_config(tmp_path / name) for name in ("a", "b", "c")))
     server = serve(f"--model_config_file={config}")
     # All models are available as soon as the port is open.
-    assert [server.ask(model=name)[1] for name in ("a", "b", "c")] == [1, 2, 3]
+    assert [server.predict_x(model=name)[1] for name in ("a", "b", "c")] == [1, 2, 3]
 
 
 def test_polled_config_file_adds_removes_and_relabels_models(
@@ -76,14 +76,14 @@ def test_polled_config_file_adds_removes_and_relabels_models(
     write_models(config, model_config(tmp_path / "a", labels(stable=1)))
     server = serve(f"--model_config_file={config}", POLLED, FREE_LABELS)
     wait_for(lambda: server.is_available(1, "a"), "both versions of a")
-    assert server.ask(model="a", label="stable")[1] == 1
+    assert server.predict_x(model="a", label="stable")[1] == 1
     write_models(config, *(model_config(tmp_path / name, labels(stable=2)) for name in ("a", "b")))
     wait_for(lambda: server.is_available(2, "b"), "b is added")
-    assert [server.ask(model=name, label="stable")[1] for name in ("a", "b")] == [2, 2]
+    assert [server.predict_x(model=name, label="stable")[1] for name in ("a", "b")] == [2, 2]
     write_models(config, model_config(tmp_path / "b"))
     wait_for(lambda: set(server.states("a").values()) == {"END"}, "a is removed")
-    with refused("NOT_FOUND", "Servable not found for request: Latest(a)"):
-        server.ask(model="a")
+    with raises_rpc_error("NOT_FOUND", "Servable not found for request: Latest(a)"):
+        server.predict_x(model="a")
 
 
 def has_logged(server: RunningServer, times: int) -> bool:
@@ -110,7 +110,7 @@ def test_invalid_config_file_changes_nothing_and_is_logged_once(
         wait_for(functools.partial(has_logged, server, number), f"{text} is logged")
         time.sleep(0.3)
         assert has_logged(server, number)
-        assert server.ask() == ([11.0], 1)
+        assert server.predict_x() == ([11.0], 1)
     write_models(config, model_config(base_path), model_config(tmp_path / "n"))
     wait_for(lambda: server.is_available(1, "n"), "the corrected file is applied")
 
@@ -160,7 +160,7 @@ def test_reload_returns_once_new_models_are_available(
         publish(tmp_path / f"new{number}", 1)
         entries.append(model_config(tmp_path / f"new{number}"))
         server.reload(models_config(*entries))
-        assert server.ask(model=f"new{number}") == ([11.0], 1)
+        assert server.predict_x(model=f"new{number}") == ([11.0], 1)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_rejected_reload_changes_nothing(
 ) -> None:
     publish(base_path, 1)
     server = serve(*model_flags(base_path))
-    with refused(code, details.replace("{m}", str(base_path))):
+    with raises_rpc_error(code, details.replace("{m}", str(base_path))):
         server.reload(models_config(entries.replace("{m}", str(base_path))))
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     assert server.states("n") == {}
     server.reload(models_config(model_config(base_path)))  # later reloads succeed
 
@@ -208,16 +208,16 @@ def test_unsupported_platform_is_rejected(
     publish(base_path, 1)
     server = serve(*model_flags(base_path))
     entry = f'name: "{name}" base_path: "{base_path}" model_platform: "torch" {more}'
-    with refused(code, details):
+    with raises_rpc_error(code, details):
         server.reload(f"model_config_list {{ config {{ {entry} }} }}")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_reload_returns_metric_increases(base_path: Path, tmp_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     publish(tmp_path / "n", 1)
     server = serve(*model_flags(base_path))
-    server.ask()
+    server.predict_x()
     loads = "/tensorflow/cc/saved_model/load_attempt_count"
     requests = "/tensorflow/serving/request_count"
     both = models_config(model_config(base_path), model_config(tmp_path / "n"))
@@ -231,9 +231,9 @@ def test_config_without_a_model_list_is_rejected(base_path: Path, serve: Serve) 
     publish(base_path, 1)
     server = serve(*model_flags(base_path))
     for config in ("", "custom_model_config {}"):
-        with refused("INVALID_ARGUMENT", "Only ModelConfigList is currently supported"):
+        with raises_rpc_error("INVALID_ARGUMENT", "Only ModelConfigList is currently supported"):
             server.reload(config)
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_reload_reports_a_new_model_that_fails_to_load(
@@ -243,9 +243,9 @@ def test_reload_reports_a_new_model_that_fails_to_load(
     (tmp_path / "bad" / "1").mkdir(parents=True)
     server = serve(*model_flags(base_path))
     both = models_config(model_config(base_path), model_config(tmp_path / "bad"))
-    with refused("UNKNOWN", "{name: bad version: 1} due to error"):
+    with raises_rpc_error("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(both)
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     publish(tmp_path / "bad", 2)
     wait_for(lambda: server.is_available(2, "bad"), "the model is configured in spite of the error")
 
@@ -257,14 +257,14 @@ def test_failed_model_loads_once_repaired_and_added_again(
     (tmp_path / "bad" / "1").mkdir(parents=True)
     server = serve(*model_flags(base_path))
     good_only, bad = models_config(model_config(base_path)), model_config(tmp_path / "bad")
-    with refused("UNKNOWN", "{name: bad version: 1} due to error"):
+    with raises_rpc_error("UNKNOWN", "{name: bad version: 1} due to error"):
         server.reload(models_config(model_config(base_path), bad))
     server.reload(good_only)
     assert server.statuses("bad")[1].status.error_code  # the status keeps the reason
     (tmp_path / "bad" / "1").rmdir()
     publish(tmp_path / "bad", 1)
     server.reload(models_config(model_config(base_path), bad))
-    assert server.ask(model="bad") == ([11.0], 1)
+    assert server.predict_x(model="bad") == ([11.0], 1)
 
 
 def test_concurrent_reloads_leave_one_of_the_configs(
@@ -286,19 +286,19 @@ def test_concurrent_reloads_leave_one_of_the_configs(
             lambda: server.is_available(1, "a") != server.is_available(1, "b"),
             "exactly one config is applied",
         )
-        assert server.ask() == ([11.0], 1)
+        assert server.predict_x() == ([11.0], 1)
 
 
 def test_label_is_assigned_moved_and_removed(base_path: Path, two_versions: Caller) -> None:
     server = two_versions
     for number in (1, 2):
         server.reload(models_config(model_config(base_path, labels(stable=number))))
-        assert server.ask(label="stable") == ([10.0 + number], number)
-    with refused("INVALID_ARGUMENT", "Unrecognized servable version label: canary"):
-        server.ask(label="canary")
+        assert server.predict_x(label="stable") == ([10.0 + number], number)
+    with raises_rpc_error("INVALID_ARGUMENT", "Unrecognized servable version label: canary"):
+        server.predict_x(label="canary")
     server.reload(models_config(model_config(base_path, ALL)))
-    with refused("INVALID_ARGUMENT", "Unrecognized servable version label: stable"):
-        server.ask(label="stable")
+    with raises_rpc_error("INVALID_ARGUMENT", "Unrecognized servable version label: stable"):
+        server.predict_x(label="stable")
 
 
 def test_rejected_label_change_keeps_the_old_assignment(
@@ -306,9 +306,9 @@ def test_rejected_label_change_keeps_the_old_assignment(
 ) -> None:
     server = two_versions
     server.reload(models_config(model_config(base_path, labels(stable=1))))
-    with refused("FAILED_PRECONDITION", "Request to assign label to version 9 of model m"):
+    with raises_rpc_error("FAILED_PRECONDITION", "Request to assign label to version 9 of model m"):
         server.reload(models_config(model_config(base_path, labels(stable=9))))
-    assert server.ask(label="stable") == ([11.0], 1)
+    assert server.predict_x(label="stable") == ([11.0], 1)
 
 
 def test_flag_allows_labels_for_unavailable_versions(
@@ -317,20 +317,12 @@ def test_flag_allows_labels_for_unavailable_versions(
     publish(base_path, 1)
     write_models(config, model_config(base_path, labels(stable=1, canary=2)))
     server = serve(f"--model_config_file={config}", FREE_LABELS)
-    with refused("NOT_FOUND", "Servable not found for request: Specific(m, 2)"):
-        server.ask(label="canary")
+    with raises_rpc_error("NOT_FOUND", "Servable not found for request: Specific(m, 2)"):
+        server.predict_x(label="canary")
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2")
-    assert server.ask(label="canary") == ([12.0], 2)
-    assert server.ask(label="stable") == ([11.0], 1)
-
-
-def test_request_with_version_and_label_uses_the_label(
-    base_path: Path, two_versions: Caller
-) -> None:
-    server = two_versions
-    server.reload(models_config(model_config(base_path, labels(stable=1))))
-    assert server.ask(version=2, label="stable") == ([11.0], 1)
+    assert server.predict_x(label="canary") == ([12.0], 2)
+    assert server.predict_x(label="stable") == ([11.0], 1)
 
 
 def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: Serve) -> None:
@@ -348,8 +340,8 @@ def test_base_paths_outside_the_reload_root_are_rejected(tmp_path: Path, serve: 
     for base_path in (*outside, *(f"{models}/{name}" for name in inside)):
         entries = model_config(models / "m"), f'name: "s" base_path: "{base_path}"'
         details = f"below {models} (--reload_root); got base_path()={base_path[:500]}"
-        with refused("PERMISSION_DENIED", details):
+        with raises_rpc_error("PERMISSION_DENIED", details):
             server.reload(models_config(*entries))
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     server.reload(models_config(model_config(models / "m"), model_config(models / "n")))
-    assert server.ask(model="n")[1] == 1
+    assert server.predict_x(model="n")[1] == 1

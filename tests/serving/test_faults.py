@@ -17,7 +17,13 @@ from tensorflow_serving.apis import model_management_pb2
 from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.serving.test_load import under_load
 from tests.support.affine import publish
-from tests.support.caller import Caller, model_config, models_config, predict_request, refused
+from tests.support.caller import (
+    Caller,
+    model_config,
+    models_config,
+    predict_request,
+    raises_rpc_error,
+)
 from tests.support.processes import wait_for
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -56,7 +62,7 @@ def _publish_unserved(base_path: Path) -> list[Path]:
 
 
 def _predict(server: Caller) -> None:
-    (y,), version = server.ask()
+    (y,), version = server.predict_x()
     assert y == 10 + version
 
 
@@ -126,8 +132,10 @@ def test_bad_versions_do_not_disturb_callers(
         status = server.statuses()[number].status
         assert status.error_code == code.value[0], status
         assert status.error_message
-        with refused("NOT_FOUND", f"Servable not found for request: Specific(m, {number})"):
-            server.ask(version=number)
+        with raises_rpc_error(
+            "NOT_FOUND", f"Servable not found for request: Specific(m, {number})"
+        ):
+            server.predict_x(version=number)
     assert server.is_available(1)
     publish(base_path, 1 + number)
     wait_for(lambda: server.is_available(1 + number), "a good version after the bad ones")
@@ -173,7 +181,7 @@ def test_bad_requests_do_not_disturb_callers(server: RunningServer, kind: str) -
     data, (code, details) = REQUESTS[kind]
     method: Any = server.channel.unary_unary(PREDICT)
     for _ in range(ROUNDS):
-        with refused(code, details):
+        with raises_rpc_error(code, details):
             method(data, timeout=20)
 
 
@@ -212,7 +220,7 @@ def test_bad_base_paths_do_not_disturb_callers(
     before = _modification_times(tmp_path)
     bad = f'name: "n" base_path: "{path.replace("{folder}", str(tmp_path))}"'
     for _ in range(ROUNDS):
-        with refused(*PATHS[path]):
+        with raises_rpc_error(*PATHS[path]):
             server.reload(models_config(model_config(base_path), bad))
     assert server.states("n") == {}
     assert _modification_times(tmp_path) == before
@@ -223,7 +231,9 @@ def test_model_cannot_be_moved_to_an_invalid_path(
     tmp_path: Path, base_path: Path, server: RunningServer
 ) -> None:
     for path in ("../secret", "", f"{tmp_path}/secret\\000"):
-        with refused("INVALID_ARGUMENT", "Expected model m to have an absolute path or URI"):
+        with raises_rpc_error(
+            "INVALID_ARGUMENT", "Expected model m to have an absolute path or URI"
+        ):
             server.reload(models_config(f'name: "m" base_path: "{path}"'))
     _check_polling(base_path.parent / "other", base_path, server)
 
@@ -234,11 +244,11 @@ def test_model_names_are_not_used_as_paths(
 ) -> None:
     publish(tmp_path / "other", 3)
     before = _modification_times(tmp_path)
-    with refused("NOT_FOUND", f"Servable not found for request: Latest({name})"):
-        server.ask(model=name)
+    with raises_rpc_error("NOT_FOUND", f"Servable not found for request: Latest({name})"):
+        server.predict_x(model=name)
     entry = f'name: "{name}" base_path: "{tmp_path / "other"}"'
     server.reload(models_config(model_config(base_path), entry))
-    assert server.ask(model=name) == ([13.0], 3)  # any non-empty name is valid
+    assert server.predict_x(model=name) == ([13.0], 3)  # any non-empty name is valid
     server.reload(models_config(model_config(base_path)))
     assert _modification_times(tmp_path) == before
 
@@ -258,7 +268,7 @@ def test_bad_configurations_do_not_disturb_callers(
 ) -> None:
     method: Any = server.channel.unary_unary(RELOAD)
     for _ in range(ROUNDS):
-        with refused(code, details):
+        with raises_rpc_error(code, details):
             method(data, timeout=20)
     _check_polling(base_path.parent / "other", base_path, server)
 

@@ -201,15 +201,15 @@ def test_relative_base_path_is_resolved_against_the_working_directory(
     publish(base_path, 1)
     relative = Path("..", *[".."] * len(ROOT.parts), *base_path.parts[1:])
     server = serve("--model_name=m", f"--model_base_path={relative}")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_base_path_may_be_a_file_uri(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
     server = serve("--model_name=m", f"--model_base_path=file://{base_path}")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     server.reload(models_config(f'name: "m" base_path: "file://{base_path}"'))
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_flags_with_an_empty_file_name_are_ignored(base_path: Path, serve: Serve) -> None:
@@ -219,12 +219,12 @@ def test_flags_with_an_empty_file_name_are_ignored(base_path: Path, serve: Serve
         *model_flags(base_path), *(f"--{name}_file=" for name in names),
         "--tensorflow_session_config_file=", "--per_process_gpu_memory_fraction=0.0",
     )  # fmt: skip
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_model_is_named_default_without_a_name_flag(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1)
-    assert serve(f"--model_base_path={base_path}").ask(model="default") == ([11.0], 1)
+    assert serve(f"--model_base_path={base_path}").predict_x(model="default") == ([11.0], 1)
 
 
 def test_port_in_use_is_reported_before_loading(

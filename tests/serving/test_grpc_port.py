@@ -18,18 +18,18 @@ from tests.contract.tf1_models import counter, export
 from tests.serving.conftest import QUICK, FailedStart, Serve, config_flag, model_flags
 from tests.support import forked
 from tests.support.affine import publish
-from tests.support.caller import Caller, model_config, refused
-from tests.support.certificates import Authority, ssl_config
+from tests.support.caller import Caller, model_config, raises_rpc_error
+from tests.support.certificates import CertificateAuthority, ssl_config
 from tests.support.processes import free_port, wait_for
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls") / "authority")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("tls") / "authority")
 
 
 @pytest.fixture
-def tls_server(base_path: Path, authority: Authority, serve: Serve) -> str:
+def tls_server(base_path: Path, authority: CertificateAuthority, serve: Serve) -> str:
     publish(base_path, 1)
     key, certificate = read_all(*authority.sign("server"))
     config = ssl_config(base_path.parent / "ssl", server_key=key, server_cert=certificate)
@@ -37,7 +37,7 @@ def tls_server(base_path: Path, authority: Authority, serve: Serve) -> str:
 
 
 @pytest.fixture
-def mutual_tls(base_path: Path, authority: Authority) -> str:
+def mutual_tls(base_path: Path, authority: CertificateAuthority) -> str:
     """The flag of a config that requires client certificates signed by the authority."""
     key, certificate = read_all(*authority.sign("server"))
     config = ssl_config(
@@ -60,7 +60,7 @@ def read_all(*files: Path) -> list[bytes]:
     return [file.read_bytes() for file in files]
 
 
-def credentials(trusted: Authority, *key_pair: Path) -> grpc.ChannelCredentials:
+def credentials(trusted: CertificateAuthority, *key_pair: Path) -> grpc.ChannelCredentials:
     """Return a client's credentials, with a key and its certificate if given."""
     return grpc.ssl_channel_credentials(*read_all(trusted.certificate, *key_pair))
 
@@ -70,7 +70,7 @@ def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bo
     options = [("grpc.ssl_target_name_override", "localhost")] if credentials is not None else []
     with Caller(address, credentials, options) as caller:
         try:
-            return caller.ask(timeout=2) == ([11.0], 1)
+            return caller.predict_x(timeout=2) == ([11.0], 1)
         except grpc.RpcError as error:
             if error.code() not in (
                 grpc.StatusCode.UNAVAILABLE,
@@ -81,28 +81,28 @@ def is_answered(address: str, credentials: grpc.ChannelCredentials | None) -> bo
 
 
 def test_tls_accepts_clients_that_trust_the_authority(
-    tls_server: str, authority: Authority
+    tls_server: str, authority: CertificateAuthority
 ) -> None:
     assert is_answered(tls_server, credentials(authority))
 
 
 def test_tls_rejects_untrusting_and_plaintext_clients(tls_server: str, tmp_path: Path) -> None:
-    other = Authority(tmp_path / "other")
+    other = CertificateAuthority(tmp_path / "other")
     assert not is_answered(tls_server, credentials(other))
     assert not is_answered(tls_server, None)
 
 
 def test_mutual_tls_accepts_certificates_signed_by_the_authority(
-    mutual_tls_server: str, authority: Authority
+    mutual_tls_server: str, authority: CertificateAuthority
 ) -> None:
     client = credentials(authority, *authority.sign("client"))
     assert is_answered(mutual_tls_server, client)
 
 
 def test_mutual_tls_rejects_other_and_missing_certificates(
-    mutual_tls_server: str, authority: Authority, tmp_path: Path
+    mutual_tls_server: str, authority: CertificateAuthority, tmp_path: Path
 ) -> None:
-    other = Authority(tmp_path / "other").sign("client")
+    other = CertificateAuthority(tmp_path / "other").sign("client")
     assert not is_answered(mutual_tls_server, credentials(authority, *other))
     assert not is_answered(mutual_tls_server, credentials(authority))
 
@@ -153,7 +153,7 @@ def test_server_listens_on_an_ipv6_address(base_path: Path, serve: Serve) -> Non
     flags = ("--bind_address=::1", f"--rest_api_port={rest_port}")
     port = serve(*model_flags(base_path), *flags).running.address.rpartition(":")[2]
     with Caller(f"[::1]:{port}") as caller:
-        assert caller.ask() == ([11.0], 1)
+        assert caller.predict_x() == ([11.0], 1)
     assert requests.get(f"http://[::1]:{rest_port}/v1/models/m", timeout=5).ok
 
 
@@ -168,7 +168,7 @@ def test_server_listens_on_a_unix_socket_alone(base_path: Path, starter: Starter
     wait_for(socket.exists, "the socket exists")
     assert stat.S_ISSOCK(socket.stat().st_mode)
     with Caller(f"unix:{socket}") as caller:
-        assert caller.ask() == ([11.0], 1)
+        assert caller.predict_x() == ([11.0], 1)
     assert running.stop() == 0
     (line,) = [line for line in running.output().splitlines() if "Running gRPC" in line]
     assert line.endswith(f"at unix:{socket} ...")
@@ -187,13 +187,13 @@ def test_server_listens_on_a_unix_socket_and_a_port(base_path: Path, serve: Serv
     socket = base_path.parent / "socket"
     port = free_port()  # with 0, the server would open no port
     server = serve(*model_flags(base_path), f"--grpc_socket_path={socket}", f"--port={port}")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     with Caller(f"unix:{socket}") as caller:
-        assert caller.ask() == ([11.0], 1)
+        assert caller.predict_x() == ([11.0], 1)
 
 
 def test_unix_socket_uses_the_same_tls_as_the_port(
-    base_path: Path, authority: Authority, mutual_tls: str, serve: Serve
+    base_path: Path, authority: CertificateAuthority, mutual_tls: str, serve: Serve
 ) -> None:
     publish(base_path, 1)
     socket, port = base_path.parent / "socket", free_port()
@@ -207,9 +207,9 @@ def test_grpc_channel_arguments_are_applied(base_path: Path, serve: Serve) -> No
     publish(base_path, 1)
     arguments = "grpc.max_receive_message_length=1000,grpc.primary_user_agent=x,a=99999999999"
     server = serve(*model_flags(base_path), f"--grpc_channel_arguments={arguments}")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     with pytest.raises(grpc.RpcError) as error:
-        server.ask([1.0] * 1000)
+        server.predict_x([1.0] * 1000)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -222,7 +222,7 @@ def test_max_connection_age_closes_connections_between_calls(base_path: Path, se
     client_ports: set[int] = set()
     end = time.monotonic() + 20
     while len(client_ports) < 3 and time.monotonic() < end:
-        assert server.ask() == ([11.0], 1)
+        assert server.predict_x() == ([11.0], 1)
         for connection in process.net_connections("tcp"):
             if connection.status == psutil.CONN_ESTABLISHED and connection.raddr:
                 client_ports.add(connection.raddr.port)
@@ -239,7 +239,7 @@ def test_grpc_max_threads_limits_concurrent_requests(
     server = serve(*model_flags(base_path), f"--grpc_max_threads={threads}")
     with ThreadPoolExecutor(calls) as pool:
         started = time.monotonic()
-        list(pool.map(lambda _: server.ask(), range(calls)))
+        list(pool.map(lambda _: server.predict_x(), range(calls)))
         duration = time.monotonic() - started
     assert (duration < calls * seconds) is is_concurrent
 
@@ -256,9 +256,9 @@ def test_call_is_not_computed_after_its_deadline(tmp_path: Path, serve: Serve) -
         return float(response.outputs["output"].float_val[0])
 
     with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(server.ask, model="slow")
+        slow = pool.submit(server.predict_x, model="slow")
         time.sleep(0.5)
-        with refused("DEADLINE_EXCEEDED"):
+        with raises_rpc_error("DEADLINE_EXCEEDED"):
             increment(timeout=0.3)
         slow.result()
     assert increment(timeout=30) == 1.0

@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from serving.model_servers.health import HealthServicer
 from tests.serving.conftest import Serve, model_flags
 from tests.support.affine import publish
-from tests.support.caller import Caller, model_config, models_config, refused
+from tests.support.caller import Caller, model_config, models_config, raises_rpc_error
 from tests.support.processes import wait_for
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -51,7 +51,7 @@ def test_health_is_reported_per_model_and_for_the_server(
     assert [check(two_models, name) for name in ("", "a")] == [NOT_SERVING, SERVING]
     publish(tmp_path / "b", 2)
     wait_for(lambda: check(two_models) == SERVING, "b is available again")
-    with refused("NOT_FOUND"):
+    with raises_rpc_error("NOT_FOUND"):
         check(two_models, "nosuch")
 
 
@@ -61,7 +61,7 @@ def test_removed_model_becomes_unknown(tmp_path: Path, two_models: Caller) -> No
     assert next(watch).status == SERVING
     two_models.reload(models_config(model_config(tmp_path / "a")))
     assert next(watch).status == SERVICE_UNKNOWN
-    with refused("NOT_FOUND", "unknown service 'b'"):
+    with raises_rpc_error("NOT_FOUND", "unknown service 'b'"):
         check(two_models, "b")
     assert check(two_models) == SERVING
 
@@ -128,7 +128,7 @@ def test_health_is_reported_while_every_thread_is_busy(base_path: Path, serve: S
     publish(base_path, 1, seconds=0.7)
     server = serve(*model_flags(base_path), "--grpc_max_threads=2")
     with ThreadPoolExecutor(4) as pool:
-        calls = [pool.submit(server.ask) for _ in range(4)]
+        calls = [pool.submit(server.predict_x) for _ in range(4)]
         assert check(server) == SERVING
         assert not any(call.done() for call in calls)
 
@@ -140,7 +140,7 @@ def test_many_watches_do_not_block_other_calls(base_path: Path, serve: Serve) ->
     watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=30) for _ in range(20)]
     assert [next(watch).status for watch in watches] == [SERVING] * 20
     assert check(server) == SERVING
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     for watch in watches:
         watch.cancel()
 
@@ -199,5 +199,5 @@ def test_open_reflection_streams_do_not_block_other_calls(base_path: Path, serve
         databases = [ProtoReflectionDescriptorDatabase(server.channel) for _ in range(20)]
         for database in databases:
             pool.submit(database.get_services)
-        assert server.ask() == ([11.0], 1)
+        assert server.predict_x() == ([11.0], 1)
         assert check(server) == SERVING

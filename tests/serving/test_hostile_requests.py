@@ -21,7 +21,13 @@ from tests.contract import recordings
 from tests.serving.conftest import Serve, model_flags
 from tests.support import forked
 from tests.support.affine import publish
-from tests.support.caller import Caller, model_config, models_config, predict_request, refused
+from tests.support.caller import (
+    Caller,
+    model_config,
+    models_config,
+    predict_request,
+    raises_rpc_error,
+)
 from tests.support.processes import Running
 
 MIB = 2**20
@@ -73,7 +79,7 @@ def _server_survives_without_growing(running: Running, server: Caller) -> Any:
     memory = psutil.Process(running.process.pid).memory_info
     before = memory().rss
     yield
-    assert server.ask([1.0], model="affine") == ([14.0], 4)
+    assert server.predict_x([1.0], model="affine") == ([14.0], 4)
     assert memory().rss - before < 300 * MIB
 
 
@@ -172,7 +178,7 @@ def tensor(sizes: Sequence[int], **values: Any) -> Any:
 )  # fmt: skip
 def test_invalid_tensor_is_rejected_quickly(server: Caller, proto: Any) -> None:
     started = time.monotonic()
-    with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
+    with raises_rpc_error("INVALID_ARGUMENT", "tensor parsing error: x"):
         server.predict("shapes", {"x": proto}, signature="unknown_rank")
     assert time.monotonic() - started < 5
 
@@ -181,7 +187,7 @@ def test_invalid_string_lengths_are_rejected(server: Caller) -> None:
     for content in (b"\xff\xff\xff\xff\x07", b"\x80" * 20, b"\x05abc", b"\x00" * 5):
         proto = tensor_pb2.TensorProto(dtype=7, tensor_content=content)
         proto.tensor_shape.dim.add(size=1)
-        with refused("INVALID_ARGUMENT", "tensor parsing error: x"):
+        with raises_rpc_error("INVALID_ARGUMENT", "tensor parsing error: x"):
             server.predict("shapes", {"x": proto}, signature="identity_string")
 
 
@@ -221,11 +227,13 @@ def test_every_output_subset_is_returned(server: Caller) -> None:
         "member": [True],
         "visits": tf.constant([1], tf.int64),
     }
-    names = list(server.predict("mixed", rows).outputs)
+    outputs = server.predict("mixed", rows).outputs
+    names = list(outputs)
     for subset in range(1, 2 ** len(names)):
         selection = [name for bit, name in enumerate(names) if subset >> bit & 1]
-        assert len(server.predict("mixed", rows, outputs=selection).outputs) == len(selection)
-    with refused("INVALID_ARGUMENT", "duplicate output tensor alias"):
+        response = server.predict("mixed", rows, outputs=selection)
+        assert dict(response.outputs) == {name: outputs[name] for name in selection}
+    with raises_rpc_error("INVALID_ARGUMENT", "duplicate output tensor alias"):
         server.predict("mixed", rows, outputs=names[:1] * 100_000)
 
 
@@ -250,13 +258,13 @@ def test_model_name_is_never_used_as_a_path(tmp_path: Path, serve: Serve, name: 
     publish(tmp_path / "secret", 1)
     server = serve(*model_flags(tmp_path / "served" / "m"))
     before = _modification_times(tmp_path)
-    with refused("NOT_FOUND"):
-        server.ask(model=name)
+    with raises_rpc_error("NOT_FOUND"):
+        server.predict_x(model=name)
     assert server.states(name) == {}
     entry = f'name: {_quote(name)} base_path: "{tmp_path / "served" / "m"}"'
     if len(name) < 1000:  # a valid name
         server.reload(models_config(entry))
-        assert server.ask(model=name) == ([11.0], 1)
+        assert server.predict_x(model=name) == ([11.0], 1)
     assert _modification_times(tmp_path) == before
 
 
@@ -285,7 +293,7 @@ def reloadable_server(base_path: Path, serve: Serve) -> Iterator[Caller]:
     server = serve(*model_flags(base_path))
     yield server
     server.reload(models_config(model_config(base_path)))
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_cancelled_calls_do_not_delay_others(server: Caller) -> None:
@@ -294,5 +302,5 @@ def test_cancelled_calls_do_not_delay_others(server: Caller) -> None:
     for call in calls:
         call.cancel()
     started = time.monotonic()
-    assert server.ask([1.0], model="affine") == ([14.0], 4)
+    assert server.predict_x([1.0], model="affine") == ([14.0], 4)
     assert time.monotonic() - started < 5

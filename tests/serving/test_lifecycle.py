@@ -15,7 +15,13 @@ import pytest
 from tests.conftest import Starter
 from tests.serving.conftest import QUICK, Serve, model_flags
 from tests.support.affine import SLOW, publish
-from tests.support.caller import Caller, model_config, models_config, refused
+from tests.support.caller import (
+    Caller,
+    model_config,
+    models_config,
+    raises_rpc_error,
+    y_and_version,
+)
 from tests.support.processes import free_port, wait_for
 
 
@@ -27,7 +33,7 @@ def test_new_version_replaces_the_old_one_without_a_gap(base_path: Path, serve: 
 
     def call() -> None:
         while not stop.is_set():
-            answers.append(server.ask())
+            answers.append(server.predict_x())
 
     threads = [threading.Thread(target=call) for _ in range(4)]
     for thread in threads:
@@ -46,18 +52,14 @@ def test_new_version_replaces_the_old_one_without_a_gap(base_path: Path, serve: 
 def test_request_finishes_on_the_version_it_started_on(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=SLOW)
     server = serve(*model_flags(base_path))
-    responses: list[tuple[list[float], int]] = []
-    caller = threading.Thread(target=lambda: responses.append(server.ask()))
-    caller.start()
-    time.sleep(0.3)
+    call = server.submit_x()
     publish(base_path, 2)
     wait_for(lambda: server.is_available(2), "version 2 while the request runs")
-    assert caller.is_alive()
+    assert not call.done()
     # The state is not END while the request runs.
     wait_for(lambda: server.states() == {2: "AVAILABLE", 1: "UNLOADING"}, "version 1 is unloading")
-    assert server.ask() == ([12.0], 2)
-    caller.join()
-    assert responses == [([11.0], 1)]
+    assert server.predict_x() == ([12.0], 2)
+    assert y_and_version(call.result()) == ([11.0], 1)
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
 
 
@@ -70,7 +72,7 @@ def test_failed_version_leaves_the_old_one_serving(base_path: Path, serve: Serve
     (garbage / "saved_model.pb").write_bytes(b"garbage")
     garbage.rename(base_path / "3")
     wait_for(lambda: server.has_ended(3), "version 3 has failed")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     error = server.statuses()[3].status
     assert error.error_code == 15  # DATA_LOSS
     assert "saved_model.pb" in error.error_message
@@ -90,7 +92,7 @@ def test_unreadable_version_does_not_stop_polling(base_path: Path, starter: Star
         ]
     )  # fmt: skip
     with Caller(f"127.0.0.1:{port}") as server:
-        server.ask(wait_for_ready=True, timeout=60)
+        server.predict_x(wait_for_ready=True, timeout=60)
         unreadable = base_path.parent / "unreadable"
         unreadable.mkdir(mode=0o700)
         os.chown(unreadable, 65534, 65534)
@@ -105,11 +107,11 @@ def test_removing_the_newest_version_rolls_back(base_path: Path, serve: Serve) -
     publish(base_path, 1)
     publish(base_path, 2)
     server = serve(*model_flags(base_path))
-    assert server.ask() == ([12.0], 2)
+    assert server.predict_x() == ([12.0], 2)
     shutil.rmtree(base_path / "2")
     wait_for(lambda: server.is_available(1), "version 1")
     wait_for(lambda: server.has_ended(2), "version 2 is unloaded")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> None:
@@ -117,11 +119,11 @@ def test_model_without_versions_is_not_found(base_path: Path, serve: Serve) -> N
     server = serve(*model_flags(base_path))
     shutil.rmtree(base_path / "1")
     wait_for(lambda: server.has_ended(1), "version 1 is unloaded")
-    with refused("NOT_FOUND", "Servable not found for request: Latest(m)"):
-        server.ask()
+    with raises_rpc_error("NOT_FOUND", "Servable not found for request: Latest(m)"):
+        server.predict_x()
     publish(base_path, 1)
     wait_for(lambda: server.is_available(1), "version 1 is available again")
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_only_removed_versions_are_unloaded(base_path: Path, tmp_path: Path, serve: Serve) -> None:
@@ -134,9 +136,9 @@ def test_only_removed_versions_are_unloaded(base_path: Path, tmp_path: Path, ser
     shutil.rmtree(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 is unloaded")
     assert server.states() == {3: "AVAILABLE", 2: "END", 1: "AVAILABLE"}
-    assert server.ask(version=1) == ([11.0], 1)
-    with refused("NOT_FOUND", "Servable not found for request: Specific(m, 2)"):
-        server.ask(version=2)
+    assert server.predict_x(version=1) == ([11.0], 1)
+    with raises_rpc_error("NOT_FOUND", "Servable not found for request: Specific(m, 2)"):
+        server.predict_x(version=2)
 
 
 def test_symlinked_version_is_served(base_path: Path, tmp_path: Path, serve: Serve) -> None:
@@ -145,7 +147,7 @@ def test_symlinked_version_is_served(base_path: Path, tmp_path: Path, serve: Ser
     version = publish(tmp_path / "elsewhere", 5)
     (base_path / "5").symlink_to(version)
     wait_for(lambda: server.is_available(5), "version 5")
-    assert server.ask() == ([15.0], 5)
+    assert server.predict_x() == ([15.0], 5)
 
 
 def _write_file(path: Path) -> None:
@@ -171,7 +173,7 @@ def test_version_that_is_no_directory_leaves_the_old_one_serving(
     error = server.statuses()[2].status
     assert error.error_code == 5  # NOT_FOUND
     assert str(base_path / "2") in error.error_message
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def _move(base_path: Path, moved: Path) -> None:
@@ -194,7 +196,7 @@ def test_versions_keep_serving_while_their_base_path_cannot_be_listed(
     message = f"cannot list base path {base_path}"
     wait_for(lambda: message in server.running.output(), "the error is logged")
     time.sleep(0.3)
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
     assert server.running.output().count(message) == 1  # not once per poll
     base_path.unlink(missing_ok=True)
     moved.rename(base_path)

@@ -59,7 +59,7 @@ def test_publishes_and_rollbacks_do_not_disturb_callers(base_path: Path, serve: 
 
     def call(server: Caller) -> None:
         allowed = set(current)
-        (y,), version = server.ask()
+        (y,), version = server.predict_x()
         assert y == 10 + version
         assert version in allowed | current
 
@@ -91,12 +91,12 @@ def test_config_reloads_do_not_disturb_callers(
     two_models = models_config(model_config(base_path), model_config(tmp_path / "other"))
 
     def call(server: Caller) -> None:
-        assert server.ask() == ([11.0], 1)
+        assert server.predict_x() == ([11.0], 1)
 
     with under_load(server, call) as answers:
         for _ in range(ROUNDS // 2):
             server.reload(two_models)
-            assert server.ask(model="other") == ([17.0], 7)
+            assert server.predict_x(model="other") == ([17.0], 7)
             server.reload(one_model)
             assert server.states("other").get(7) != "AVAILABLE"
     assert len(answers) > ROUNDS
@@ -116,7 +116,7 @@ def test_label_moves_do_not_disturb_callers(base_path: Path, serve: Serve) -> No
         server.reload(models_config(model_config(base_path, f"{all_versions} {label}")))
 
     def call(server: Caller) -> None:
-        (y,), version = server.ask(label="stable")
+        (y,), version = server.predict_x(label="stable")
         assert y == 10 + version
         assert version in {1, 2}
 
@@ -124,7 +124,7 @@ def test_label_moves_do_not_disturb_callers(base_path: Path, serve: Serve) -> No
     with under_load(server, call) as answers:
         for _, version in zip(range(ROUNDS), itertools.cycle([2, 1]), strict=False):
             move(version)
-            assert server.ask(label="stable")[1] == version
+            assert server.predict_x(label="stable")[1] == version
     assert len(answers) > ROUNDS
 
 
@@ -149,9 +149,9 @@ def test_simultaneous_changes_do_not_disturb_callers(
     server.reload(config(1))
 
     def call(server: Caller) -> None:
-        (y,), version = server.ask(label="stable")
+        (y,), version = server.predict_x(label="stable")
         assert y == 10 + version
-        (y,), version = server.ask(model="moving")
+        (y,), version = server.predict_x(model="moving")
         assert y == 10 + version
 
     def publish_and_roll_back() -> None:
@@ -165,9 +165,9 @@ def test_simultaneous_changes_do_not_disturb_callers(
         moves = pool.submit(publish_and_roll_back)
         for label in itertools.cycle([2, 1]):
             server.reload(config(label, model_config(tmp_path / "other")))
-            assert server.ask(model="other")[1] == 2
+            assert server.predict_x(model="other")[1] == 2
             server.reload(config(label))
-            assert server.ask(label="stable")[1] == label
+            assert server.predict_x(label="stable")[1] == label
             if moves.done():
                 break
         moves.result()

@@ -17,7 +17,7 @@ from serving.model_servers.monitoring import Monitoring
 from tests.contract.tf1_models import export, half_plus
 from tests.serving.conftest import RunningServer, Serve, model_flags
 from tests.support.affine import publish
-from tests.support.caller import refused
+from tests.support.caller import raises_rpc_error
 from tests.support.processes import free_port, wait_for
 
 SERIES = re.compile(r"^(?P<name>[:\w]+)(\{(?P<labels>.*)\})? (?P<value>\S+)$")
@@ -64,7 +64,7 @@ def metrics(base_path: Path, serve: Serve) -> Metrics:
 
 
 def test_metrics_have_tensorflow_servings_names_and_types(metrics: Metrics) -> None:
-    metrics.server.ask()
+    metrics.server.predict_x()
     text = metrics.text()
     for name, kind in (
         (REQUESTS, "counter"),
@@ -83,11 +83,11 @@ def test_metrics_have_tensorflow_servings_names_and_types(metrics: Metrics) -> N
 def test_requests_are_counted_by_label(metrics: Metrics) -> None:
     server = metrics.server
     for _ in range(3):
-        server.ask()
-    with refused("FAILED_PRECONDITION"):
-        server.ask(signature="nosuch")
-    with refused("NOT_FOUND"):
-        server.ask(version=7)
+        server.predict_x()
+    with raises_rpc_error("FAILED_PRECONDITION"):
+        server.predict_x(signature="nosuch")
+    with raises_rpc_error("NOT_FOUND"):
+        server.predict_x(version=7)
     known = {"model_name": "m", "version": "1", "API": "Predict"}
     signature = {"signature_name": "serving_default"}
     assert metrics.values(REQUESTS, **known, **signature, status="OK") == [3]
@@ -101,14 +101,14 @@ def test_requests_are_counted_by_label(metrics: Metrics) -> None:
 
 def test_concurrent_requests_are_all_counted(metrics: Metrics) -> None:
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: metrics.server.ask(), range(400)))
+        list(pool.map(lambda _: metrics.server.predict_x(), range(400)))
     assert metrics.values(REQUESTS, status="OK") == [400]
 
 
 def test_latencies_are_in_microseconds(base_path: Path, metrics: Metrics) -> None:
     publish(base_path, 2, seconds=0.5)
     wait_for(lambda: metrics.server.is_available(2), "version 2")
-    metrics.server.ask()
+    metrics.server.predict_x()
     for name in ("request_latency", "runtime_latency"):
         (total,) = metrics.values(f":tensorflow:serving:{name}_sum", version="2")
         assert 500_000 < total < 3_000_000
@@ -187,14 +187,14 @@ def test_latencies_of_unloaded_versions_are_removed_after_a_last_scrape() -> Non
 def test_unknown_names_add_no_series(metrics: Metrics) -> None:
     server = metrics.server
     for number in range(50):
-        with refused("NOT_FOUND"):
-            server.ask(model=f"made-up-{number}")
-        with refused("FAILED_PRECONDITION"):
-            server.ask(signature=f"made-up-{number}")
-        with refused("INVALID_ARGUMENT"):
-            server.ask(label=f"made-up-{number}")
-        with refused("NOT_FOUND"):
-            server.ask(version=1000 + number)
+        with raises_rpc_error("NOT_FOUND"):
+            server.predict_x(model=f"made-up-{number}")
+        with raises_rpc_error("FAILED_PRECONDITION"):
+            server.predict_x(signature=f"made-up-{number}")
+        with raises_rpc_error("INVALID_ARGUMENT"):
+            server.predict_x(label=f"made-up-{number}")
+        with raises_rpc_error("NOT_FOUND"):
+            server.predict_x(version=1000 + number)
     text = metrics.text()
     assert "made-up" not in text
     assert '"1000"' not in text
@@ -222,7 +222,7 @@ def test_waiting_for_a_batch_counts_as_latency(base_path: Path, serve: Serve) ->
         *model_flags(base_path), f"--rest_api_port={port}", f"--monitoring_config_file={config}",
         "--enable_batching", f"--batching_parameters_file={parameters}",
     )  # fmt: skip
-    server.ask()
+    server.predict_x()
     metrics = Metrics(server, port, "/monitoring/prometheus/metrics")
     (total,) = metrics.values(":tensorflow:serving:request_latency_sum", version="1")
     assert 300_000 < total < 3_000_000

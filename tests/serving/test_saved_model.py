@@ -35,7 +35,7 @@ def test_graph_with_the_given_tags_is_served(
         builder.add_meta_graph_and_variables(session, ["serve"], double)
         builder.add_meta_graph(["fast", "gpu"], triple)
         builder.save()
-    assert serve(*model_flags(base_path), *flags).ask([5.0])[0] == [5.0 * factor]
+    assert serve(*model_flags(base_path), *flags).predict_x([5.0])[0] == [5.0 * factor]
 
 
 def test_error_names_tags_that_no_graph_has(base_path: Path, serve: Serve) -> None:
@@ -145,7 +145,7 @@ def test_invalid_models_fail_with_the_reason(
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     error = server.statuses()[2].status
     assert (error.error_code, text in error.error_message) == (code, True), error
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_text_format_model_is_served(base_path: Path, serve: Serve) -> None:
@@ -154,4 +154,4 @@ def test_text_format_model_is_served(base_path: Path, serve: Serve) -> None:
     (path / "saved_model.pb").unlink()
     (path / "saved_model.pbtxt").write_text(text_format.MessageToString(model))
     path.rename(base_path / "1")
-    assert serve(*model_flags(base_path)).ask() == ([11.0], 1)
+    assert serve(*model_flags(base_path)).predict_x() == ([11.0], 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -13,23 +12,27 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.conftest import Starter
-from tests.serving.conftest import QUICK, Serve, model_flags
+from tests.serving.conftest import QUICK, RunningServer, Serve, model_flags
 from tests.support import forked
 from tests.support.affine import publish
-from tests.support.caller import Caller
+from tests.support.caller import Caller, y_and_version
 from tests.support.processes import free_port, wait_for
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+def check_calls_are_answered(server: RunningServer) -> None:
+    """Stop a server that has received calls; all of them must be answered."""
+    calls = [server.submit_x([float(row)]) for row in range(6)]
+    assert server.running.stop(signal.SIGTERM) == 0
+    answers = [y_and_version(call.result()) for call in calls]
+    assert answers == [([10.0 * row + 1], 1) for row in range(6)]
+
+
 def test_running_and_queued_requests_are_answered(base_path: Path, serve: Serve) -> None:
     publish(base_path, 1, seconds=0.5)
     server = serve(*model_flags(base_path), "--grpc_max_threads=2")
-    with ThreadPoolExecutor(6) as pool:
-        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
-        time.sleep(0.3)
-        assert server.running.stop(signal.SIGTERM) == 0
-        assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
+    check_calls_are_answered(server)
 
 
 def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve) -> None:
@@ -39,11 +42,7 @@ def test_requests_waiting_for_a_batch_are_answered(base_path: Path, serve: Serve
     server = serve(
         *model_flags(base_path), "--enable_batching", f"--batching_parameters_file={parameters}"
     )
-    with ThreadPoolExecutor(6) as pool:
-        calls = [pool.submit(server.ask, [float(row)]) for row in range(6)]
-        time.sleep(0.3)
-        assert server.running.stop(signal.SIGTERM) == 0
-        assert [call.result()[0] for call in calls] == [[10.0 * row + 1] for row in range(6)]
+    check_calls_are_answered(server)
 
 
 def test_stopping_server_reports_not_serving_and_rejects_calls(
@@ -54,17 +53,15 @@ def test_stopping_server_reports_not_serving_and_rejects_calls(
     stub = health_pb2_grpc.HealthStub(server.channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest(service="m"), timeout=30)
     next(watch)
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(server.ask)
-        time.sleep(0.3)
-        server.running.process.send_signal(signal.SIGTERM)
-        assert next(watch).status == NOT_SERVING
-        assert not list(watch)  # the watch ends at once
-        with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
-            late.ask()
-        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert not slow.done()
-        assert slow.result() == ([11.0], 1)
+    slow = server.submit_x()
+    server.running.process.send_signal(signal.SIGTERM)
+    assert next(watch).status == NOT_SERVING
+    assert not list(watch)  # the watch ends at once
+    with Caller(server.running.address) as late, pytest.raises(grpc.RpcError) as error:
+        late.predict_x()
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not slow.done()
+    assert y_and_version(slow.result()) == ([11.0], 1)
     assert server.running.process.wait(10) == 0
 
 

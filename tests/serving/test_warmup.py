@@ -14,7 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tests.contract.tf1_models import CLASSIFY, REGRESS, counter, export, half_plus
 from tests.serving.conftest import Serve, config_flag, model_flags
 from tests.support.affine import publish
-from tests.support.caller import model_config, predict_request, refused
+from tests.support.caller import model_config, predict_request, raises_rpc_error
 from tests.support.processes import wait_for
 
 RECORDS = Path("assets.extra", "tf_serving_warmup_requests")
@@ -159,9 +159,9 @@ def test_failing_warm_up_request_fails_the_load(
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     error = server.statuses()[2].status
     assert (error.error_code, text in error.error_message) == (code, True), error
-    assert server.ask() == ([11.0], 1)
-    with refused("NOT_FOUND"):
-        server.ask(version=2)
+    assert server.predict_x() == ([11.0], 1)
+    with raises_rpc_error("NOT_FOUND"):
+        server.predict_x(version=2)
 
 
 def test_method_name_check_rejects_signatures_of_other_methods(
@@ -244,7 +244,7 @@ def test_unreadable_warm_up_file_fails_the_load(
     version.rename(base_path / "2")
     wait_for(lambda: server.has_ended(2), "version 2 has failed")
     assert server.statuses()[2].status.error_code not in (0, 2)  # neither OK nor UNKNOWN
-    assert server.ask() == ([11.0], 1)
+    assert server.predict_x() == ([11.0], 1)
 
 
 def test_invalid_warm_up_records_fail_the_load(base_path: Path, serve: Serve) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import grpc
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_status_pb2,
     model_management_pb2,
@@ -61,11 +63,26 @@ class Caller:
         request = predict_request(model, inputs, **kwargs)
         return self.prediction.Predict(request, timeout=timeout, wait_for_ready=wait_for_ready)
 
-    def ask(self, x: Sequence[float] = (1.0,), model: str = "m", **kwargs: Any) -> tuple[Any, int]:
+    def predict_x(
+        self, x: Sequence[float] = (1.0,), model: str = "m", **kwargs: Any
+    ) -> tuple[Any, int]:
         """Predict with a model that takes `x`; return `y` and the version that answered."""
         inputs = {"x": tf.constant(x, tf.float32)}
         response = self.predict(model, inputs, **kwargs)
-        return tf.make_ndarray(response.outputs["y"]).tolist(), response.model_spec.version.value
+        return y_and_version(response)
+
+    def submit_x(self, x: Sequence[float] = (1.0,), model: str = "m") -> Any:
+        """Start a call and return its future when the server has received the call.
+
+        That is when a later call over the same connection has been answered.
+        """
+        health: Any = health_pb2_grpc.HealthStub(self.channel)
+        check = functools.partial(health.Check, health_pb2.HealthCheckRequest(), timeout=30)
+        check()
+        request = predict_request(model, {"x": tf.constant(x, tf.float32)})
+        call = self.prediction.Predict.future(request, timeout=30)
+        check()
+        return call
 
     def statuses(self, model: str = "m") -> dict[int, Any]:
         """Return the status of each version by number; empty for an unknown model."""
@@ -95,6 +112,10 @@ class Caller:
         request = model_management_pb2.ReloadConfigRequest(metric_names=metric_names)
         text_format.Parse(config, request.config)
         return self.model.HandleReloadConfigRequest(request, timeout=timeout)
+
+
+def y_and_version(response: Any) -> tuple[Any, int]:
+    return tf.make_ndarray(response.outputs["y"]).tolist(), response.model_spec.version.value
 
 
 def predict_request(
@@ -130,7 +151,7 @@ def model_config(base_path: Path, fields: str = "") -> str:
 
 
 @contextmanager
-def refused(code: str, details: str = "") -> Iterator[None]:
+def raises_rpc_error(code: str, details: str = "") -> Iterator[None]:
     """Expect an RPC error with this code whose details contain `details`."""
     with pytest.raises(grpc.RpcError) as error:
         yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -25,9 +24,10 @@ class Callers:
         number: number of threads, each with a connection.
         pause: seconds between a response and the next request of a thread.
         may_be_refused: whether a refused connection just ends its thread.
-        outcomes: number of responses by status, and of faults as "wrong".
-        wrong: the first fault by status, or by "refused" or "lost" for a connection that was
+        ok_count: number of responses with status 200.
+        faults: the first fault by status, or by "refused" or "lost" for a connection that was
             refused or lost.
+        fault_count: number of faults.
     """
 
     url: str
@@ -36,8 +36,9 @@ class Callers:
     number: int = 8
     pause: float = 0.0
     may_be_refused: bool = False
-    outcomes: Counter[str] = field(default_factory=Counter)
-    wrong: dict[str, str] = field(default_factory=dict)
+    ok_count: int = 0
+    faults: dict[str, str] = field(default_factory=dict)
+    fault_count: int = 0
 
     def __enter__(self) -> Callers:
         self._end = threading.Event()
@@ -55,16 +56,9 @@ class Callers:
         self._end.set()
         self.join()
 
-    @property
-    def answered(self) -> int:
-        return self.outcomes["200"]
-
     def join(self) -> None:
         for thread in self._threads:
             thread.join(60)
-
-    def failures(self) -> dict[str, str]:
-        return {**self.wrong}
 
     def _call(self) -> None:
         url = urlsplit(self.url)
@@ -95,7 +89,7 @@ class Callers:
             body = response.read()
             response_headers = {name.lower(): value for name, value in response.getheaders()}
             fault = self.check(response.status, response_headers, body)
-            self.outcomes[str(response.status)] += 1
+            self.ok_count += response.status == 200
             if fault:
                 self._record(str(response.status), fault)
             if response_headers.get("connection") == "close":
@@ -104,5 +98,5 @@ class Callers:
                 self._end.wait(self.pause)
 
     def _record(self, kind: str, fault: str) -> None:
-        self.wrong.setdefault(kind, fault)
-        self.outcomes["wrong"] += 1
+        self.faults.setdefault(kind, fault)
+        self.fault_count += 1

@@ -11,7 +11,7 @@ from tests.conftest import skip_or_fail
 DAYS = "2"
 
 
-class Authority:
+class CertificateAuthority:
     """Signs certificates; all keys and certificates are files in one folder.
 
     Attributes:

@@ -15,6 +15,7 @@ class Link:
     Attributes:
         address: the address to connect to instead of the server's.
         connections: number of connections made.
+        is_holding: whether data of the server is being held back.
     """
 
     def __init__(self, server: str) -> None:
@@ -26,6 +27,7 @@ class Link:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.connections = 0
+        self.is_holding = False
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -71,8 +73,10 @@ class Link:
     def _pump(self, source: socket.socket, sink: socket.socket, can_be_held: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if can_be_held:
+                if can_be_held and not self._flowing.is_set():
+                    self.is_holding = True
                     self._flowing.wait()
+                    self.is_holding = False
                 sink.sendall(data)
         for end in (source, sink):
             with suppress(OSError):

@@ -49,13 +49,13 @@ def feedback(number: int, label: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def write(path: Path, rows: Iterable[Any], torn: str = "") -> Path:
+def write_segment(path: Path, rows: Iterable[Any], torn: str = "") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
     return path
 
 
-def version(
+def write_version(
     models: Path,
     number: int = 1,
     *,

@@ -68,10 +68,12 @@ def free_port() -> int:
         return port
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
+def wait_for(
+    condition: Callable[[], object], description: str, seconds: float = START_SECONDS
+) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds} s: {description}"
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""A gRPC proxy that refuses calls when a test says so."""
+"""A gRPC proxy that can refuse calls."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 import grpc
 
 
-class Refusing(grpc.GenericRpcHandler):
+class RefusingProxy(grpc.GenericRpcHandler):
     """Forwards calls to a server, or refuses them all.
 
     Attributes:
         address: the address to connect to instead of the server's.
-        refuses: whether calls are refused.
+        is_refusing: whether calls are refused.
         code: the status of a refused call.
-        refused: number of refused calls by method.
+        refused_calls: number of refused calls by method.
     """
 
     def __init__(self, server: str) -> None:
-        self.refuses = False
+        self.is_refusing = False
         self.code = grpc.StatusCode.UNAVAILABLE
-        self.refused: Counter[str] = Counter()
+        self.refused_calls: Counter[str] = Counter()
         self._channel = grpc.insecure_channel(server)
         self._server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -32,8 +32,8 @@ class Refusing(grpc.GenericRpcHandler):
         """Return the handler of a call; it forwards messages as bytes."""
 
         def answer(request: bytes, context: grpc.ServicerContext) -> Any:
-            if self.refuses:
-                self.refused[call.method.rpartition("/")[2]] += 1
+            if self.is_refusing:
+                self.refused_calls[call.method.rpartition("/")[2]] += 1
                 context.abort(self.code, "refused")
             try:
                 forward: Any = self._channel.unary_unary(call.method)
@@ -43,7 +43,7 @@ class Refusing(grpc.GenericRpcHandler):
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
-    def __enter__(self) -> Refusing:
+    def __enter__(self) -> RefusingProxy:
         self._server.start()
         return self
 

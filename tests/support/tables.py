@@ -38,7 +38,7 @@ def breast_cancer() -> Arrays:
     )
 
 
-def fitted(settings: FitSettings | None = None, frame: pl.DataFrame | None = None) -> Candidate:
+def fit_table(settings: FitSettings | None = None, frame: pl.DataFrame | None = None) -> Candidate:
     """Fit the built-in table, or another with the same label column."""
     source = builtin.source("breast_cancer")
     if frame is not None:

@@ -107,7 +107,7 @@ class SharedCalls:
         await asyncio.gather(*map(send, batches))
 
 
-class Asker:
+class BatchedPredictor:
     """Batches requests to a predictor as the gateway does."""
 
     def __init__(self, predictor: Predictor, limits: Limits | None = None) -> None:
@@ -115,7 +115,7 @@ class Asker:
         self.schema = predictor.schema
         self._batcher: DynamicBatcher[Target] = DynamicBatcher(self._run, limits)
 
-    async def answer(
+    async def predict(
         self, target: Target, read: Callable[[Schema], Call], deadline: Deadline
     ) -> tuple[Call, Prediction]:
         """Return the decoded call and its prediction."""

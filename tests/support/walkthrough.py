@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support.processes import ROOT
 
 
-def blocks() -> list[str]:
+def code_blocks() -> list[str]:
     """Return the code blocks of the section."""
     page = (ROOT / "docs" / "monitoring.md").read_text()
     section = page.split("## A walk-through", 1)[1].split("\n## ", 1)[0]

@@ -23,7 +23,7 @@ from rich.progress import Progress
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 from tests.support.processes import ROOT, fit, training
-from tests.support.tables import fitted
+from tests.support.tables import fit_table
 from training.__main__ import main
 from training.cli.progress import show_progress
 from training.evaluation.metric_names import METRICS
@@ -322,7 +322,7 @@ def test_sgd_costs_are_numbered_by_epoch_from_1() -> None:
     settings = FitSettings(optimizer="sgd", iterations=3)
     output = io.StringIO()
     with show_progress(Console(file=output, width=200), settings) as observer:
-        observer.evaluated(fitted(settings))
+        observer.evaluated(fit_table(settings))
     rows = [re.findall(r"[\w.]+", line) for line in output.getvalue().splitlines()]
     start = rows.index(["epoch", "cost"])
     assert [row[0] for row in rows[start:] if len(row) == 2][:4] == ["epoch", "1", "2", "3"]

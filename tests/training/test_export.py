@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from client.serving.protos import DataType
 from client.serving.schema import Description
-from tests.support.tables import breast_cancer, fitted
+from tests.support.tables import breast_cancer, fit_table
 from training.data import datasets as builtin
 from training.data.reading import FrameFile, Source
 from training.data.table import Choice
@@ -75,7 +75,7 @@ def mixed(candidate: Candidate, tmp_path_factory: pytest.TempPathFactory) -> Exp
 
 @pytest.fixture(scope="module")
 def numeric(tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
-    return export_model(fitted(NEWTON).model, tmp_path_factory.mktemp("numeric"))
+    return export_model(fit_table(NEWTON).model, tmp_path_factory.mktemp("numeric"))
 
 
 @pytest.fixture(scope="module")

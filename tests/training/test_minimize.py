@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.support.tables import LABEL, fitted
+from tests.support.tables import LABEL, fit_table
 from training.data.reading import FrameFile, Source
 from training.data.split import Split
 from training.data.table import Choice, Table, read_table
@@ -93,7 +93,7 @@ def test_fit_stops_when_gradient_is_below_tolerance(
     steps = []
     for tolerance in (1e-2, 1e-5):
         settings = FitSettings(optimizer=optimizer, tolerance=tolerance)
-        result = fitted(settings, FRAME).fit
+        result = fit_table(settings, FRAME).fit
         assert result.reason == "tolerance"
         problem = Problem(load_table(FRAME, settings, tmp_path), settings, MEMORY, Workers())
         _, gradient = problem.objective.cost_and_gradient(result.theta)
@@ -104,7 +104,7 @@ def test_fit_stops_when_gradient_is_below_tolerance(
 
 def test_sgd_stops_when_cost_change_is_below_tolerance() -> None:
     settings = FitSettings(optimizer="sgd", iterations=200, tolerance=1e-4)
-    result = fitted(settings, FRAME).fit
+    result = fit_table(settings, FRAME).fit
     changes = np.abs(np.diff(result.progress.costs))
     assert result.reason == "tolerance"
     assert changes[-1] <= 1e-4
@@ -129,7 +129,7 @@ def test_fit_stops_at_iteration_limit_and_reports_each_step(optimizer: Optimizer
 @pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
 def test_fit_stops_at_limit_of_precision(tmp_path: Path, optimizer: OptimizerName) -> None:
     settings = FitSettings(optimizer=optimizer, tolerance=0.0)
-    result = fitted(settings, FRAME).fit
+    result = fit_table(settings, FRAME).fit
     assert result.reason == "precision"
     assert len(result.progress.costs) == result.progress.state.steps + 1
     problem = Problem(load_table(FRAME, settings, tmp_path), settings, MEMORY, Workers())
@@ -138,7 +138,7 @@ def test_fit_stops_at_limit_of_precision(tmp_path: Path, optimizer: OptimizerNam
 
 
 def test_early_stopping_returns_weights_with_lowest_validation_cost(tmp_path: Path) -> None:
-    result = fitted(EARLY_STOPPING, NOISY).fit
+    result = fit_table(EARLY_STOPPING, NOISY).fit
     costs = result.progress.validation_costs
     best = int(np.argmin(costs))
     assert result.reason == "early stopping"
@@ -151,9 +151,9 @@ def test_early_stopping_returns_weights_with_lowest_validation_cost(tmp_path: Pa
     assert validation.cost_and_gradient(result.theta)[0] == pytest.approx(costs[best], rel=1e-12)
     assert validation.cost_and_gradient(result.progress.state.theta)[0] > costs[best]
 
-    longer = fitted(replace(EARLY_STOPPING, patience=100), NOISY).fit
+    longer = fit_table(replace(EARLY_STOPPING, patience=100), NOISY).fit
     assert min(longer.progress.validation_costs) == pytest.approx(costs[best], abs=1e-3)
-    unlimited = fitted(replace(EARLY_STOPPING, patience=None), NOISY).fit
+    unlimited = fit_table(replace(EARLY_STOPPING, patience=None), NOISY).fit
     assert unlimited.reason == "iterations"
     assert unlimited.progress.validation_costs == []
 
@@ -161,7 +161,7 @@ def test_early_stopping_returns_weights_with_lowest_validation_cost(tmp_path: Pa
 @pytest.mark.parametrize("optimizer", ["sgd", "newton", "lbfgs"])
 def test_other_optimizers_stop_early(optimizer: OptimizerName) -> None:
     settings = FitSettings(optimizer=optimizer, l2=0.0, tolerance=0.0, patience=2, iterations=200)
-    result = fitted(settings, NOISY).fit
+    result = fit_table(settings, NOISY).fit
     costs = result.progress.validation_costs
     assert result.reason == "early stopping"
     assert len(costs) - 1 - int(np.argmin(costs)) == 2
@@ -186,7 +186,7 @@ def test_resumed_fit_equals_uninterrupted_fit(
     tmp_path: Path, optimizer: OptimizerName, patience: int | None
 ) -> None:
     settings = FitSettings(optimizer=optimizer, iterations=40, tolerance=1e-9, patience=patience)
-    expected = fitted(settings, FRAME).fit
+    expected = fit_table(settings, FRAME).fit
     path = tmp_path / "models" / "checkpoint"
     interrupt(3, settings, path)
     resumed = resume(settings, path).fit
@@ -214,7 +214,7 @@ def test_resumed_fit_can_be_interrupted_again(tmp_path: Path) -> None:
             resume=True,
         )
     resumed = resume(settings, tmp_path / "checkpoint").fit
-    assert resumed.theta.tobytes() == fitted(settings, FRAME).fit.theta.tobytes()
+    assert resumed.theta.tobytes() == fit_table(settings, FRAME).fit.theta.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -307,19 +307,19 @@ def test_same_seed_gives_identical_fit_and_another_seed_another_split(
     optimizer: OptimizerName,
 ) -> None:
     settings = FitSettings(optimizer=optimizer, seed=3)
-    first, second = (fitted(settings, FRAME) for _ in range(2))
+    first, second = (fit_table(settings, FRAME) for _ in range(2))
     assert first.fit.theta.tobytes() == second.fit.theta.tobytes()
     assert first.fit.progress.costs == second.fit.progress.costs
     assert first.model.metrics == second.model.metrics
-    other = fitted(replace(settings, seed=4), FRAME)
+    other = fit_table(replace(settings, seed=4), FRAME)
     assert set(first.held_out.keys.tolist()) != set(other.held_out.keys.tolist())
     assert first.fit.theta.tobytes() != other.fit.theta.tobytes()
 
 
 def test_two_processes_give_identical_weights() -> None:
     program = (
-        "from tests.support.tables import fitted; from training.settings import FitSettings\n"
-        "print(fitted(FitSettings(optimizer='sgd', iterations=5)).fit.theta.tobytes().hex())"
+        "from tests.support.tables import fit_table; from training.settings import FitSettings\n"
+        "print(fit_table(FitSettings(optimizer='sgd', iterations=5)).fit.theta.tobytes().hex())"
     )
     processes = [
         subprocess.Popen(

@@ -21,7 +21,7 @@ from tests.conftest import skip_or_fail
 from tests.support.forked import fit
 from tests.support.processes import ROOT, wait_for
 from tests.support.publishing import publish_ten, write_two_files
-from tests.support.tables import fitted
+from tests.support.tables import fit_table
 from training.export.serving_module import export
 from training.pipeline import Candidate, Target, gate_and_publish
 from training.publishing import manifest
@@ -174,7 +174,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def candidate() -> Candidate:
-    return fitted(FitSettings(optimizer="newton"))
+    return fit_table(FitSettings(optimizer="newton"))
 
 
 def test_job_killed_at_any_time_leaves_only_complete_versions(

@@ -13,7 +13,7 @@ import tensorflow as tf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from tests.support.tables import LABEL, fitted
+from tests.support.tables import LABEL, fit_table
 from training.data import datasets as builtin
 from training.data.choose import Choice
 from training.data.reading import FrameFile, Source
@@ -283,12 +283,12 @@ def test_divergence_error_names_learning_rate(
     settings = FitSettings(optimizer=optimizer, learning_rate=learning_rate, l2=l2, loss=loss)
     hint = re.escape(f"with learning rate {learning_rate:g}; choose a smaller --learning-rate")
     with pytest.raises(DivergedError, match=rf"diverged (at iteration|in epoch) \d+ {hint}"):
-        fitted(settings, generate_frame(200))
+        fit_table(settings, generate_frame(200))
 
 
 def test_default_sgd_learning_rate_is_safe_with_strong_ridge() -> None:
     settings = FitSettings(optimizer="sgd", l2=5000.0)
-    theta = fitted(settings, small_frame()).fit.theta
+    theta = fit_table(settings, small_frame()).fit.theta
     assert np.abs(theta[:-1]).max() < 0.1
 
 
@@ -347,12 +347,12 @@ def test_weights_and_probabilities_are_finite_in_edge_cases(
     problems = [("cross-entropy", 1.0), ("cross-entropy", 0.0), ("squared", 0.0)]
     for loss, l2 in problems:
         settings = FitSettings(optimizer=optimizer, l2=l2, loss=loss, iterations=30)
-        assert_finite(fitted(settings, EDGE_CASES[edge]))
+        assert_finite(fit_table(settings, EDGE_CASES[edge]))
 
 
 def test_edge_cases_include_trained_and_held_out_outliers() -> None:
     largest = [
-        fitted(FitSettings(iterations=1), EDGE_CASES[f"an outlier of 3e+38 in row {row}"])
+        fit_table(FitSettings(iterations=1), EDGE_CASES[f"an outlier of 3e+38 in row {row}"])
         .model.columns[2]
         .maximum
         for row in (2, 3)
@@ -367,7 +367,7 @@ def test_separable_rows_are_classified_perfectly(optimizer: OptimizerName, l2: f
     x = normal_rows(300, 2)
     x[:, 0] += np.where(x[:, 0] > 0, 1, -1)  # with a wide margin
     frame = make_frame(x, np.where(x[:, 0] > 0, "yes", "no").tolist())
-    metrics = fitted(FitSettings(optimizer=optimizer, l2=l2), frame).model.metrics
+    metrics = fit_table(FitSettings(optimizer=optimizer, l2=l2), frame).model.metrics
     assert (metrics["accuracy"], metrics["auc"]) == (1.0, 1.0)
 
 
@@ -376,12 +376,12 @@ def test_separable_rows_are_classified_perfectly(optimizer: OptimizerName, l2: f
 def test_constant_and_empty_columns_get_zero_weight(optimizer: OptimizerName, l2: float) -> None:
     settings = FitSettings(optimizer=optimizer, l2=l2)
     for edge in ("a constant column", "a column of missing values"):
-        assert fitted(settings, EDGE_CASES[edge]).fit.theta[2] == 0.0
+        assert fit_table(settings, EDGE_CASES[edge]).fit.theta[2] == 0.0
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_equal_columns_share_weight_equally(optimizer: OptimizerName) -> None:
-    theta = fitted(FitSettings(optimizer=optimizer), EDGE_CASES["two equal columns"]).fit.theta
+    theta = fit_table(FitSettings(optimizer=optimizer), EDGE_CASES["two equal columns"]).fit.theta
     assert theta[0] == pytest.approx(theta[2], abs=1e-3)
     assert theta[0] > 0.3
 
@@ -390,7 +390,7 @@ def test_equal_columns_share_weight_equally(optimizer: OptimizerName) -> None:
 def test_too_large_number_is_rejected_with_row_and_column(optimizer: OptimizerName) -> None:
     frame = small_frame(x2=column_with_outlier(200, 7, 1e151))
     with pytest.raises(DataError, match=r"row 8, column 'x2': expected a number between"):
-        fitted(FitSettings(optimizer=optimizer), frame)
+        fit_table(FitSettings(optimizer=optimizer), frame)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -409,7 +409,7 @@ def test_metrics_match_scikit_learn_on_same_rows(
     probabilities = model.predict_proba((test - mean) / scale)[:, 1]
     expected = evaluate(test_labels, probabilities, 0.5)
 
-    candidate = fitted(FitSettings(seed=seed, optimizer=optimizer))
+    candidate = fit_table(FitSettings(seed=seed, optimizer=optimizer))
     np.testing.assert_array_equal(candidate.held_out.labels, test_labels)
     metrics = candidate.model.metrics
     if optimizer == "sgd":  # its default epochs stop short of the minimum; 2 rows are 0.012
