@@ -7,8 +7,6 @@ Invalid rows are refused; the others are accepted.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -17,6 +15,7 @@ import orjson
 
 from client.codecs.content_types import CSV, NDJSON, TSV
 from client.codecs.json.arrays import describe
+from client.codecs.tables.csv_records import read_records
 from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decode_block
 from client.errors import ClientError
 from client.observability.prediction_ids import is_id
@@ -127,35 +126,23 @@ class FeedbackReader:
         if self._columns is None:
             check_text(block)
             block = block.removeprefix(BYTE_ORDER_MARK)
-        text = decode_block(block, first)
-        source = io.StringIO(text, newline="")
-        needs_more, end = False, 0
-
-        def supply() -> Iterator[str]:
-            nonlocal needs_more
-            yield from source
-            needs_more = True
-
-        reader = csv.reader(supply(), delimiter=self._separator, strict=True)
-        try:
-            for cells in reader:
-                end = source.tell()
-                number = first + reader.line_num - 1
-                if not cells:
-                    continue
-                if self._columns is None:
-                    self._columns = _read_header(cells, number)
-                elif len(cells) != len(self._columns):
-                    message = f"expected {len(self._columns)} cells as in the header"
-                    self._refuse(number, f"{message}, got {len(cells)}")
-                else:
-                    named = zip(self._columns, map(str.strip, cells), strict=True)
-                    yield number, {name: cell for name, cell in named if cell}
-        except csv.Error as error:
-            if self._is_last or not needs_more:
-                raise ClientError(f"line {first + reader.line_num - 1}: {error}") from error
-            # The block ends within a quoted cell.
-            self._lines.put_back(text[end:].encode())
+        records = read_records(
+            self._lines,
+            decode_block(block, first),
+            first,
+            self._separator,
+            skip_spaces=False,
+            is_last=self._is_last,
+        )
+        for cells, number in records:
+            if self._columns is None:
+                self._columns = _read_header(cells, number)
+            elif len(cells) != len(self._columns):
+                message = f"expected {len(self._columns)} cells as in the header"
+                self._refuse(number, f"{message}, got {len(cells)}")
+            else:
+                named = zip(self._columns, map(str.strip, cells), strict=True)
+                yield number, {name: cell for name, cell in named if cell}
 
     def _write_lines(self, rows: Iterable[tuple[int, Any]]) -> Iterator[bytes]:
         lines: list[bytes] = []

@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence, Set
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from client.codecs.tables.cells import (
     DECIMAL_COMMA_SEPARATORS,
@@ -19,6 +18,7 @@ from client.codecs.tables.cells import (
     read_column,
     read_numbers,
 )
+from client.codecs.tables.csv_records import read_records
 from client.codecs.tables.layout import ROWS_PER_CALL, Header, TableLayout
 from client.codecs.tables.lines import BYTE_ORDER_MARK, LineBlocks, check_text, decode_block
 from client.codecs.tables.options import TableOptions
@@ -137,27 +137,15 @@ class CsvReader:
         self, block: bytes, line: int, *, is_last: bool
     ) -> tuple[list[list[str]], list[int]]:
         """Return the rows of a block, and the line on which each ends."""
-        lines = io.StringIO(decode_block(block, line), newline="").readlines()
-        needs_more = False
-
-        def supply() -> Iterator[str]:
-            nonlocal needs_more
-            yield from lines
-            needs_more = True
-
-        reader = _csv_reader(supply(), self._separator, lines)
-        rows, ends, complete_lines = [], [], 0
-        try:
-            for cells in reader:
-                complete_lines = reader.line_num
-                if cells:
-                    rows.append(cells)
-                    ends.append(line + complete_lines - 1)
-        except csv.Error as error:
-            if is_last or not needs_more:
-                raise ClientError(f"line {line + reader.line_num - 1}: {error}") from error
-            # The block ends within a quoted cell.
-            self._lines.put_back("".join(lines[complete_lines:]).encode())
+        text = decode_block(block, line)
+        skip_spaces = _has_space_before_quote(io.StringIO(text, newline=""), self._separator)
+        records = read_records(
+            self._lines, text, line, self._separator, skip_spaces=skip_spaces, is_last=is_last
+        )
+        rows, ends = [], []
+        for cells, end in records:
+            rows.append(cells)
+            ends.append(end)
         return rows, ends
 
     def _read_rows(
@@ -213,16 +201,16 @@ class CsvReader:
         }
 
 
-def _csv_reader(supply: Iterator[str], separator: str, lines: Sequence[str]) -> Any:
-    # Spaces before a quote are skipped here; columns trim all others.
-    space_before_quote = re.compile(f'(^|{re.escape(separator)}) +"')
-    skip_spaces = any(' "' in line and space_before_quote.search(line) for line in lines)
-    return csv.reader(supply, delimiter=separator, skipinitialspace=skip_spaces, strict=True)
+def _has_space_before_quote(lines: Iterable[str], separator: str) -> bool:
+    """Return whether spaces precede a quote; only the parser can skip them."""
+    pattern = re.compile(f'(^|{re.escape(separator)}) +"')
+    return any(' "' in line and pattern.search(line) for line in lines)
 
 
 def _read_first_record(lines: Sequence[str], separator: str, line: int) -> tuple[list[str], int]:
     """Return the cells of the first record, and its line count."""
-    reader = _csv_reader(iter(lines), separator, lines[:1])
+    skip_spaces = _has_space_before_quote(lines[:1], separator)
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=skip_spaces, strict=True)
     try:
         cells: list[str] = next(reader, [])
     except csv.Error as error:
