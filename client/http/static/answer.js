@@ -100,10 +100,10 @@ export function mount(root, { model, row, predictor }) {
   show();
 }
 
-function statusText({ status, answer, faults, waiting }, row) {
+function statusText({ status, answer, faults, error }, row) {
   if (status === "empty") return t("status.empty");
   if (status === "invalid") return row.incomplete ? t("status.incomplete") : t("status.invalid", { count: faults.length });
-  if (status === "failed") return waiting ? t("status.waiting") : t("status.failed");
+  if (status === "failed") return error.isTransient ? t("status.waiting") : t("status.failed");
   if (status === "loading") return answer ? t("status.updating") : t("status.loading");
   return t("answer");
 }

@@ -2,12 +2,15 @@
 
 import { t } from "./i18n.js";
 
+const RETRY_SECONDS = 2;
+
 export class ApiError extends Error {
   /* status: 0 if the service is unreachable; retryAfter: seconds, or undefined. */
   constructor(message, status, retryAfter) {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
+    this.retryMs = 1000 * (retryAfter ?? RETRY_SECONDS);
     this.isTransient = [0, 429, 503, 504].includes(status);
   }
 }

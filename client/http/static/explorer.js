@@ -7,7 +7,6 @@ import { t } from "./i18n.js";
 import { positionOf, textAt, valueOf } from "./row.js";
 
 const DELAY_MS = 200;
-const RETRY_SECONDS = 2;
 /* Points per curve; fewer if many columns would make the request too long. */
 const MAX_POINTS = 25;
 const MIN_POINTS = 5;
@@ -94,7 +93,7 @@ export class Explorer extends EventTarget {
       if (signal.aborted) return;
       const message = messageOf(error);
       this.#update({ error: error.isTransient ? t("explore.failed") : message });
-      if (error.isTransient) this.#retry = setTimeout(() => this.refresh(), 1000 * (error.retryAfter ?? RETRY_SECONDS));
+      if (error.isTransient) this.#retry = setTimeout(() => this.refresh(), error.retryMs);
     }
   }
 }

@@ -4,14 +4,12 @@ import { ApiError, explain, predict } from "./api.js";
 import { debounce } from "./dom.js";
 
 const DELAY_MS = 120;
-const RETRY_SECONDS = 2;
 
 /* `state` has
      status   empty, invalid, loading, current or failed
      answer   the last one: { texts, values, prediction, explanation, version, id }, or null
      faults   invalid columns: [[column, reason], ...]
-     error    an ApiError if failed
-     waiting  whether the request will be retried */
+     error    an ApiError if failed; a transient one is retried */
 export class Predictor extends EventTarget {
   #row;
   #model;
@@ -22,7 +20,7 @@ export class Predictor extends EventTarget {
     super();
     this.#row = row;
     this.#model = model;
-    this.state = { status: "empty", answer: null, faults: [], error: null, waiting: false };
+    this.state = { status: "empty", answer: null, faults: [], error: null };
     row.onChange(() => this.#changed());
     this.#schedule = debounce(() => this.predict(), DELAY_MS);
   }
@@ -30,7 +28,7 @@ export class Predictor extends EventTarget {
   #schedule;
 
   #update(changes) {
-    this.state = { ...this.state, faults: [], error: null, waiting: false, ...changes };
+    this.state = { ...this.state, faults: [], error: null, ...changes };
     this.dispatchEvent(new Event("change"));
   }
 
@@ -86,8 +84,7 @@ export class Predictor extends EventTarget {
       this.#update({ status: "invalid", faults: [[column.name, reason]] });
       return;
     }
-    const waiting = error.isTransient;
-    this.#update({ status: "failed", error, waiting });
-    if (waiting) this.#retry = setTimeout(() => this.predict(), 1000 * (error.retryAfter ?? RETRY_SECONDS));
+    this.#update({ status: "failed", error });
+    if (error.isTransient) this.#retry = setTimeout(() => this.predict(), error.retryMs);
   }
 }
