@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from math import exp
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
-from rollout import judge
 from rollout.controller import Decision
 from rollout.errors import RolloutError
 from rollout.state import PHASES
@@ -60,7 +57,7 @@ class Exporter:
         for gauge in (self._e, self._threshold, self._harm):
             gauge.clear()
         for test in verdict.findings if verdict else ():
-            self._e.labels(self._model, test.name).set(exp(min(test.log_e, judge.MAX_LOG_E)))
+            self._e.labels(self._model, test.name).set(test.e_value)
             self._threshold.labels(self._model, test.name).set(test.threshold)
             self._harm.labels(self._model, test.name).set(test.harm)
         is_rollback = verdict is not None and verdict.action == "roll back"

@@ -31,8 +31,6 @@ _LOG_WEIGHTS: Floats = np.log(_WEIGHTS / 2)
 RATIOS: Floats = (1 + _UNIT) / (1 - _UNIT)
 _LOG_RATIOS: Floats = np.log(RATIOS)
 _BISECTIONS = 40
-# exp() overflows a float64 above 709.
-MAX_LOG_E = 700.0
 
 
 def log_likelihood_ratios(canary: ArrayLike, control: ArrayLike, share: ArrayLike) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from datetime import datetime
-from math import log
+from math import exp, log
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,8 @@ MIN_EFFECT = {"failed": 0.001, "refused": 0.001, "slow": 0.02, "flips": 0.01}
 CUT_OUT_E = 20.0
 # Maximum probability that the bound on harm, which decides the steps, is ever wrong.
 HARM_ALPHA = 0.05
+# exp() overflows a float64 above 709.
+MAX_LOG_E = 700.0
 # Calls that a step needs in each arm.
 MIN_CALLS = 50
 # Tolerated difference between the canary's observed and expected share of both arms' requests.
@@ -67,6 +69,11 @@ class Finding:
     harm: float
     allowed: float
     excess: float
+
+    @property
+    def e_value(self) -> float:
+        """The e-value, at most exp(700) so that it is finite."""
+        return exp(min(self.log_e, MAX_LOG_E))
 
     @property
     def triggers_rollback(self) -> bool:

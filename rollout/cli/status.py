@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from math import exp
 from typing import Any
 
 import click
@@ -99,7 +98,7 @@ def _document(state: Rollout, verdict: Verdict | None, servers: Servers) -> dict
                 {
                     "name": test.name,
                     "text": test.text,
-                    "e_value": exp(min(test.log_e, judge.MAX_LOG_E)),
+                    "e_value": test.e_value,
                     "limit": test.threshold,
                     "harm": test.harm,
                     "allowed": test.allowed,
