@@ -103,9 +103,9 @@ class Gateway:
         self._batcher: DynamicBatcher[Lane] = DynamicBatcher(
             pipeline.answer,
             limits,
+            self.predictor.unshared_slots,
             self._client.pool.slots,
             self.metrics.waiting_seconds.observe,
-            self.predictor.unshared_slots,
         )
         self.metrics.waiting = lambda: self._batcher.waiting
         self.tables = TableRequests(

@@ -90,22 +90,22 @@ class DynamicBatcher(Generic[Lane]):
     def __init__(
         self,
         run: Callable[[Lane, list[Job]], Awaitable[None]],
-        limits: Limits | None = None,
+        limits: Limits,
+        unshared_slots: UnsharedSlots,
         slots: Callable[[], int] = lambda: 1,
         observe: Callable[[float], None] = lambda seconds: None,
-        unshared_slots: UnsharedSlots | None = None,
     ) -> None:
         """Create an empty batcher.
 
         Args:
             run: answers jobs of a lane.
             limits: limits of batches and of the queue.
+            unshared_slots: slots for requests that are sent alone.
             slots: returns how many batches of a lane may be in flight.
             observe: called with the seconds for which a batch's first job was queued.
-            unshared_slots: slots for requests that are sent alone.
         """
         self._run = run
-        self._limits = limits or Limits()
+        self._limits = limits
         self._slots = slots
         self._observe = observe
         self._queues: dict[Lane, _Queue[Lane]] = {}
@@ -113,7 +113,7 @@ class DynamicBatcher(Generic[Lane]):
         self._waiting_size = 0
         self._watch: Watch[Job] = Watch(self._expire)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unshared_slots = unshared_slots or UnsharedSlots(self._limits.calls)
+        self._unshared_slots = unshared_slots
 
     @property
     def waiting(self) -> int:

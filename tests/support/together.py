@@ -66,7 +66,7 @@ class SharedCalls:
         limits = limits or Limits()
         unshared_slots = UnsharedSlots(limits.calls)
         self.batcher: DynamicBatcher[str] = DynamicBatcher(
-            self._run, limits, lambda: slots, observe_wait, unshared_slots
+            self._run, limits, unshared_slots, lambda: slots, observe_wait
         )
         self._sender = BatchSender(
             lambda target, schema, call, seconds, server: send(target, call, seconds),
@@ -113,7 +113,9 @@ class BatchedPredictor:
     def __init__(self, predictor: Predictor, limits: Limits | None = None) -> None:
         self.predictor = predictor
         self.schema = predictor.schema
-        self._batcher: DynamicBatcher[Target] = DynamicBatcher(self._run, limits)
+        self._batcher: DynamicBatcher[Target] = DynamicBatcher(
+            self._run, limits or Limits(), predictor.unshared_slots
+        )
 
     async def predict(
         self, target: Target, read: Callable[[Schema], Call], deadline: Deadline
