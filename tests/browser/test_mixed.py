@@ -164,13 +164,18 @@ def test_large_vocabulary_takes_typed_and_unknown_values(page: Page, urls: dict[
         expect(page.locator(".field.invalid .fault")).to_have_text("expected an integer")
 
 
-def test_columns_of_an_unknown_kind_are_shown(page: Page, urls: dict[str, str]) -> None:
-    def rename(route: Route) -> None:
-        response = route.fetch()
-        body = response.text().replace('"kind":"boolean"', '"kind":"ordinal"')
-        route.fulfill(response=response, body=body)
+def replace_in_page(page: Page, url: str, old: str, new: str) -> None:
+    """Replace a text in the page that a service sends."""
 
-    page.route(f"{urls['flats']}/", rename)
+    def replace(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, body=response.text().replace(old, new))
+
+    page.route(f"{url}/", replace)
+
+
+def test_columns_of_an_unknown_kind_are_shown(page: Page, urls: dict[str, str]) -> None:
+    replace_in_page(page, urls["flats"], '"kind":"boolean"', '"kind":"ordinal"')
     page.goto(f"{urls['flats']}/#model")
     expect(page.locator("#view-model")).to_contain_text("ordinal")
     page.locator("#tabs a", has_text="Predict").click()
@@ -179,12 +184,7 @@ def test_columns_of_an_unknown_kind_are_shown(page: Page, urls: dict[str, str]) 
 
 
 def test_booleans_in_a_tensor_are_python_in_the_code(page: Page, urls: dict[str, str]) -> None:
-    def make_tensor(route: Route) -> None:
-        response = route.fetch()
-        body = response.text().replace('"type":"boolean"', '"type":"tensor"')
-        route.fulfill(response=response, body=body)
-
-    page.route(f"{urls['flats']}/", make_tensor)
+    replace_in_page(page, urls["flats"], '"type":"boolean"', '"type":"tensor"')
     page.goto(urls["flats"])
     page.locator("#code summary").click()
     page.locator("#code").get_by_role("button", name="Python").click()

@@ -6,6 +6,7 @@ import itertools
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime
 from pathlib import Path
@@ -171,6 +172,17 @@ def test_port_opens_after_ten_seconds_while_a_first_load_is_retried(
     wait_for(lambda: server.is_available(1, "bad"), "the repaired model")
 
 
+def check_start_waits_for_slow_model(
+    folder: Path, core: ServerCore, other: str, stopped: Callable[[], bool]
+) -> None:
+    """Start a server with two models, and check that "slow" is available afterwards."""
+    for name in (other, "slow"):
+        (folder / name / "1").mkdir(parents=True)
+    config_flag(folder, *(model_config(folder / name) for name in (other, "slow")))
+    core.start(read_config_file(folder / "models.config"), stopped)
+    assert core.is_available("slow")
+
+
 def test_port_waits_for_other_models_after_a_successful_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,11 +207,7 @@ def test_port_waits_for_other_models_after_a_successful_retry(
     monkeypatch.setattr(server_core, "MAX_RETRY_WAIT_SECONDS", 0.0)
     manager = Manager(load, ManagerOptions(load_retry_interval=0))
     core = ServerCore(manager, Source(manager.aspire, 0), on_config=on_config)
-    for name in ("retried", "slow"):
-        (tmp_path / name / "1").mkdir(parents=True)
-    config_flag(tmp_path, *(model_config(tmp_path / name) for name in ("retried", "slow")))
-    core.start(read_config_file(tmp_path / "models.config"), stopped)
-    assert core.is_available("slow")
+    check_start_waits_for_slow_model(tmp_path, core, "retried", stopped)
     manager.close(20)
 
 
@@ -299,11 +307,7 @@ def test_the_port_waits_for_a_first_load_while_another_model_is_retried(
     monkeypatch.setattr(server_core, "MAX_RETRY_WAIT_SECONDS", 0.0)
     manager = Manager(load, ManagerOptions(load_retry_interval=60))
     core = ServerCore(manager, Source(manager.aspire, 0))
-    for name in ("bad", "slow"):
-        (tmp_path / name / "1").mkdir(parents=True)
-    config_flag(tmp_path, *(model_config(tmp_path / name) for name in ("bad", "slow")))
-    core.start(read_config_file(tmp_path / "models.config"), stopped)
-    assert core.is_available("slow")
+    check_start_waits_for_slow_model(tmp_path, core, "bad", stopped)
     manager.close(20)
 
 
